@@ -1,0 +1,26 @@
+# make demo | test | lint | env, each with STACK=torch2.1 for the second stack.
+# PYTHON is the Python 3.11 that the environment is made with.
+PYTHON ?= python3
+STACK ?= reference
+ARGS ?=
+
+VENV := .venv$(if $(filter-out reference,$(STACK)),-$(STACK))
+
+# Workers x threads must not exceed the cores: OpenMP spins when they do.
+CORES   := $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+WORKERS := $(shell echo $$(( $(CORES) < 4 ? $(CORES) : 4 )))
+THREADS := $(shell echo $$(( $(CORES) / $(WORKERS) )))
+
+.PHONY: env demo test lint
+
+env:
+	@$(PYTHON) requirements/make_env.py $(STACK)
+
+demo: env
+	$(VENV)/bin/python tools/demo.py $(ARGS)
+
+test: env
+	OMP_NUM_THREADS=$(THREADS) $(VENV)/bin/python -m pytest tests -n $(WORKERS) $(ARGS)
+
+lint: env
+	$(VENV)/bin/ruff check .
