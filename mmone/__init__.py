@@ -1,0 +1,18 @@
+"""MobileOne for OpenMMLab: a backbone that trains with many branches and deploys as one.
+
+Importing this package makes ``mmone::`` config names resolvable, lets mmengine's training
+checkpoints be read with ``weights_only`` and checks the versions of mmengine and mmcv. Everything
+else is imported by the registries (:mod:`mmone.registry`) when a config first names it.
+"""
+from mmengine.config.utils import MODULE2PACKAGE
+
+from .checkpoints.io import allow_mmengine_checkpoints
+from .compat import check_versions
+from .errors import InputError
+from .version import __version__
+
+check_versions()
+MODULE2PACKAGE.setdefault('mmone', 'mmone')
+allow_mmengine_checkpoints()
+
+__all__ = ['InputError', '__version__']

@@ -1,0 +1,97 @@
+"""Reading and writing checkpoint files: untrusted until said otherwise, whole or not at all."""
+import os
+import pickle
+import tempfile
+from pathlib import Path
+from typing import Union
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+
+from mmone.errors import InputError
+
+_STATISTICS = ('min', 'max', 'current', 'mean')
+
+
+def _history_buffer_getattr(owner, name):
+    """What ``builtins.getattr`` may do in a weights-only checkpoint: name a log statistic."""
+    if owner is HistoryBuffer and name in _STATISTICS:
+        return getattr(HistoryBuffer, name)
+    raise pickle.UnpicklingError(f'getattr({owner!r}, {name!r}) is not allowed')
+
+
+def allow_mmengine_checkpoints() -> None:
+    """Let ``torch.load(weights_only=True)`` read what mmengine's runner writes.
+
+    Its checkpoints hold the log history (numpy arrays in :class:`HistoryBuffer`), which PyTorch
+    2.6 and later refuse by default: resuming, and testing a checkpoint of one's own, would fail.
+    Only data types are allowed, and ``getattr`` for the names of HistoryBuffer's statistics.
+    PyTorch before 2.6 has no list to add to, and mmengine reads without ``weights_only`` there.
+    """
+    if not hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint'):
+        return
+    multiarray = getattr(np, '_core', None) or np.core
+    torch.serialization.add_safe_globals([
+        HistoryBuffer,
+        (_history_buffer_getattr, 'builtins.getattr'),
+        np.ndarray,
+        np.dtype,
+        *(type(np.dtype(kind)) for kind in ('f8', 'f4', 'i8', 'i4', 'b1')),
+        *((getattr(multiarray.multiarray, name), f'{module}.multiarray.{name}')
+          for name in ('_reconstruct', 'scalar') for module in ('numpy._core', 'numpy.core')),
+    ])
+
+
+def read_checkpoint(path: Union[str, Path], trust: bool = False) -> dict:
+    """Read a ``.pth`` file to CPU memory.
+
+    Args:
+        path (str | Path): The file.
+        trust (bool): Allow a pickle that can run code. Defaults to False.
+
+    Raises:
+        InputError: If the file is missing, truncated, no checkpoint, or needs ``trust``.
+    """
+    path = Path(path)
+    if not path.is_file():
+        kind = 'is a directory' if path.is_dir() else 'does not exist'
+        raise InputError(f'checkpoint {path} {kind}: give a .pth file')
+    try:
+        checkpoint = torch.load(path, map_location='cpu', weights_only=not trust)
+    except pickle.UnpicklingError as error:
+        reason = str(error).split('WeightsUnpickler error: ')[-1].split('. ')[0].split('\n')[0]
+        if 'Unsupported' in str(error) or 'not allowed' in str(error):
+            raise InputError(f'checkpoint {path} holds more than weights ({reason}) and loading it '
+                             'could run code: if you trust its source, pass --trust') from None
+        raise InputError(f'checkpoint {path} is no PyTorch checkpoint ({reason})') from None
+    except (RuntimeError, EOFError, OSError) as error:
+        reason = str(error).split('\n')[0]
+        raise InputError(f'checkpoint {path} is truncated or no PyTorch checkpoint ({reason}): '
+                         'copy or download it again') from None
+    if not isinstance(checkpoint, dict):
+        raise InputError(f'checkpoint {path} holds a {type(checkpoint).__name__}: expected a dict '
+                         'of weights')
+    return checkpoint
+
+
+def write_checkpoint(checkpoint: dict, path: Union[str, Path]) -> None:
+    """Write ``checkpoint`` to ``path``, whole or not at all, replacing what is there."""
+    path = Path(path)
+    descriptor, temporary = tempfile.mkstemp(prefix=f'.{path.name}.', dir=path.parent)
+    try:
+        with os.fdopen(descriptor, 'wb') as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,32 @@
+"""Which versions of its two foundations mmone is tested with."""
+from importlib.metadata import PackageNotFoundError, version
+
+from mmengine.utils import digit_version
+
+from .version import __version__
+
+# distribution names, the first that is installed counts -> (minimum, first unsupported)
+SUPPORTED = {
+    ('mmengine', 'mmengine-lite'): ('0.8.0', '1.0.0'),
+    ('mmcv', 'mmcv-lite'): ('2.0.0', '2.2.0'),
+}
+
+
+def _installed(names):
+    for name in names:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return None
+
+
+def check_versions() -> None:
+    """Raise ImportError if mmengine or mmcv is absent or outside the supported range."""
+    for names, (minimum, unsupported) in SUPPORTED.items():
+        found = _installed(names)
+        if found is None or not (
+                digit_version(minimum) <= digit_version(found) < digit_version(unsupported)):
+            raise ImportError(
+                f'mmone {__version__} supports {names[0]}>={minimum},<{unsupported}, found '
+                f'{found or "none"}: pip install "{names[0]}>={minimum},<{unsupported}"')

@@ -1,0 +1,19 @@
+from mmone.registry import MODELS
+from .backbones import MobileOne
+from .mobileone_block import MobileOneBlock
+
+__all__ = ['MobileOne', 'MobileOneBlock', 'SSDHead']
+
+
+@MODELS.register_module(name='SSDHead')
+def _build_ssd_head(**cfg):
+    # A function, so that mmdet is imported for detectors only: the other tasks work without it.
+    from .dense_heads.ssd_head import SSDHead
+    return SSDHead(**cfg)
+
+
+def __getattr__(name):
+    if name == 'SSDHead':
+        from .dense_heads.ssd_head import SSDHead
+        return SSDHead
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,0 +1,3 @@
+from .mobileone import MobileOne
+
+__all__ = ['MobileOne']

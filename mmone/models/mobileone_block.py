@@ -1,0 +1,263 @@
+"""The MobileOne block: many linear branches while training, one convolution deployed."""
+from contextlib import contextmanager, nullcontext
+from typing import Dict, Iterator, Optional, Tuple
+
+import torch.nn.functional as F
+from mmcv.cnn import ConvModule, build_activation_layer, build_norm_layer
+from mmengine.model import BaseModule, ModuleList, Sequential
+from torch import Tensor, nn
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.utils.checkpoint import checkpoint
+
+from mmone.errors import InputError
+from . import reparam
+
+
+class PointwiseConv2d(nn.Conv2d):
+    """A bias-free 1×1 convolution that takes its stride by slicing the input.
+
+    Equal to ``nn.Conv2d(..., 1, stride)``. PyTorch's channels_last backward of the strided one
+    corrupts memory on CPU for few input channels (``nn.Conv2d(3, 64, 1, stride=2)``, the stem's
+    scale branch; seen with torch 2.1.2, 2.11.0 and 2.12.1).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x[..., ::self.stride[0], ::self.stride[1]]
+        return F.conv2d(x, self.weight, groups=self.groups)
+
+
+class SELayer(BaseModule):
+    """Squeeze-and-excitation (https://arxiv.org/abs/1709.01507), named as mmpretrain names it.
+
+    Args:
+        channels (int): Channels C of the (N, C, H, W) input.
+        ratio (int): Reduction of the squeezed channels, rounded to a multiple of 8 as
+            mmpretrain does. Defaults to 16.
+    """
+
+    def __init__(self, channels: int, ratio: int = 16):
+        super().__init__()
+        squeezed = channels // ratio
+        rounded = max(8, (squeezed + 4) // 8 * 8)
+        if rounded < 0.9 * squeezed:
+            rounded += 8
+        self.conv1 = ConvModule(channels, rounded, 1, act_cfg=dict(type='ReLU'))
+        self.conv2 = ConvModule(rounded, channels, 1, act_cfg=dict(type='Sigmoid'))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.conv2(self.conv1(F.adaptive_avg_pool2d(x, 1)))
+
+
+class MobileOneBlock(BaseModule):
+    """One block of MobileOne (section 3.1 of https://arxiv.org/abs/2206.04040).
+
+    Training form: ``num_convs`` K×K conv-BN branches, a 1×1 conv-BN "scale" branch where K > 1 and
+    a BN "skip" branch where input and output shapes agree, summed. Deployed form: one convolution
+    with bias. Both are followed by SE, if any, and the activation.
+
+    Parameter names are mmpretrain's: ``branch_conv_list.{i}.{conv,norm}``,
+    ``branch_scale.{conv,norm}``, ``branch_norm``, ``branch_reparam`` and ``se.conv{1,2}.conv``.
+
+    Args:
+        in_channels (int): Channels of the (N, C, H, W) input.
+        out_channels (int): Channels of the output.
+        kernel_size (int): K, odd. The padding is ``dilation * (K // 2)``.
+        num_convs (int): Number of K×K branches (k in the paper).
+        stride (int): Defaults to 1.
+        dilation (int): Dilation of the K×K branches. Defaults to 1.
+        groups (int): Defaults to 1.
+        use_scale (bool): Whether to build the scale branch where K > 1. Defaults to True.
+        use_skip (bool): Whether to build the skip branch where shapes agree. Defaults to True.
+        se_cfg (dict | None): Arguments of :class:`SELayer`; None for no SE. Defaults to None.
+        norm_cfg (dict): Any BatchNorm. Defaults to ``dict(type='BN')``.
+        act_cfg (dict): Defaults to ``dict(type='ReLU')``.
+        with_cp (bool): Recompute the block in the backward pass instead of storing its
+            activations. Running statistics are updated once, as without it. Defaults to False.
+        deploy (bool): Build the deployed form. Defaults to False.
+
+    Raises:
+        InputError: If ``norm_cfg`` builds a layer that has no running statistics to fold.
+    """
+
+    def __init__(self,
+                 in_channels: int,
+                 out_channels: int,
+                 kernel_size: int,
+                 num_convs: int,
+                 stride: int = 1,
+                 dilation: int = 1,
+                 groups: int = 1,
+                 use_scale: bool = True,
+                 use_skip: bool = True,
+                 se_cfg: Optional[dict] = None,
+                 norm_cfg: dict = dict(type='BN'),
+                 act_cfg: dict = dict(type='ReLU'),
+                 with_cp: bool = False,
+                 deploy: bool = False):
+        super().__init__()
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.kernel_size = kernel_size
+        self.num_convs = num_convs
+        self.stride = stride
+        self.dilation = dilation
+        self.groups = groups
+        self.use_scale = use_scale and kernel_size > 1
+        self.use_skip = use_skip and in_channels == out_channels and stride == 1
+        self.norm_cfg = norm_cfg
+        self.with_cp = with_cp
+        self.deploy = deploy
+
+        if deploy:
+            self.branch_reparam = self._conv(nn.Conv2d, kernel_size, bias=True)
+        else:
+            self._build_branches()
+        self.se = nn.Identity() if se_cfg is None else SELayer(out_channels, **se_cfg)
+        self.act = build_activation_layer(act_cfg)
+
+    def _conv(self, conv_type: type, kernel_size: int, bias: bool = False) -> nn.Conv2d:
+        dilation = self.dilation if kernel_size > 1 else 1
+        return conv_type(
+            self.in_channels,
+            self.out_channels,
+            kernel_size,
+            stride=self.stride,
+            padding=dilation * (kernel_size // 2),
+            dilation=dilation,
+            groups=self.groups,
+            bias=bias)
+
+    def _norm(self) -> nn.Module:
+        norm = build_norm_layer(self.norm_cfg, self.out_channels)[1]
+        # mmcv's SyncBatchNorm is no _NormBase: what counts is what folding needs.
+        tensors = (getattr(norm, name, None)
+                   for name in ('running_mean', 'running_var', 'weight', 'bias'))
+        if isinstance(norm, _InstanceNorm) or any(tensor is None for tensor in tensors):
+            raise InputError(
+                f'norm_cfg={dict(self.norm_cfg)} builds a {type(norm).__name__} without running '
+                'statistics or without affine parameters, which cannot be folded into a '
+                "convolution: use a BatchNorm, e.g. norm_cfg=dict(type='BN')")
+        return norm
+
+    def _conv_norm(self, conv_type: type, kernel_size: int) -> Sequential:
+        branch = Sequential()
+        branch.add_module('conv', self._conv(conv_type, kernel_size))
+        branch.add_module('norm', self._norm())
+        return branch
+
+    def _build_branches(self) -> None:
+        conv_type = nn.Conv2d if self.kernel_size > 1 else PointwiseConv2d
+        self.branch_conv_list = ModuleList(
+            self._conv_norm(conv_type, self.kernel_size) for _ in range(self.num_convs))
+        self.branch_scale = self._conv_norm(PointwiseConv2d, 1) if self.use_scale else None
+        self.branch_norm = self._norm() if self.use_skip else None
+
+    def branches(self) -> Iterator[Tuple[Optional[nn.Conv2d], nn.Module]]:
+        """The (convolution, norm) of every branch; None stands for the identity.
+
+        The forward pass and the folding both read this list.
+        """
+        for branch in self.branch_conv_list:
+            yield branch.conv, branch.norm
+        if self.branch_scale is not None:
+            yield self.branch_scale.conv, self.branch_scale.norm
+        if self.branch_norm is not None:
+            yield None, self.branch_norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) → (N, C_out, ceil(H / stride), ceil(W / stride))."""
+        if self.with_cp and x.requires_grad:
+            return checkpoint(
+                self._forward,
+                x,
+                use_reentrant=False,
+                context_fn=lambda: (nullcontext(), self._running_statistics_kept()))
+        return self._forward(x)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        if self.deploy:
+            out = self.branch_reparam(x)
+        else:
+            outs = (norm(x if conv is None else conv(x)) for conv, norm in self.branches())
+            out = next(outs)
+            for other in outs:
+                out += other
+        return self.act(self.se(out))
+
+    @contextmanager
+    def _running_statistics_kept(self):
+        """Let BatchNorms normalize by the batch without updating their running statistics.
+
+        Recomputing a checkpointed block would otherwise count every batch twice.
+        """
+        norms = [] if self.deploy else [norm for _, norm in self.branches()]
+        saved = [(norm.momentum, getattr(norm, 'num_batches_tracked', None)) for norm in norms]
+        for norm in norms:
+            norm.momentum = 0.0
+            norm.num_batches_tracked = None
+        try:
+            yield
+        finally:
+            for norm, (momentum, num_batches_tracked) in zip(norms, saved):
+                norm.momentum = momentum
+                norm.num_batches_tracked = num_batches_tracked
+
+    def equivalent_kernel_bias(self) -> Tuple[Tensor, Tensor]:
+        """The kernel (C_out, C_in / groups, K, K) and bias (C_out,) equal to the branches.
+
+        Equal in eval mode, that is with the running statistics. Differentiable, in the
+        parameters' dtype or float32, whichever is wider.
+        """
+        if self.deploy:
+            return self.branch_reparam.weight, self.branch_reparam.bias
+        return reparam.sum_branches(
+            (reparam.fold_batch_norm(
+                reparam.identity_kernel(self.out_channels, self.groups, 1, norm.weight)
+                if conv is None else conv.weight,
+                norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
+             for conv, norm in self.branches()), self.kernel_size)
+
+    def switch_to_deploy(self) -> None:
+        """Replace the branches by their one convolution, in place; does nothing the second time.
+
+        Device, dtype, training mode and whether the parameters require gradients are kept, so
+        that a deployed block fine-tunes, or stays frozen, like any convolution.
+        """
+        if self.deploy:
+            return
+        kernel, bias = self.equivalent_kernel_bias()
+        like = self.branch_conv_list[0].conv.weight
+        conv = self._conv(nn.Conv2d, self.kernel_size, bias=True).to(like)
+        conv.weight.data.copy_(kernel.detach())
+        conv.bias.data.copy_(bias.detach())
+        conv.requires_grad_(like.requires_grad).train(self.training)
+        self.branch_reparam = conv
+        del self.branch_conv_list, self.branch_scale, self.branch_norm
+        self.deploy = True
+
+    def fold_state_dict(self, state_dict: Dict[str, Tensor], prefix: str) -> None:
+        """Replace this block's branches in ``state_dict`` by the deployed weights, in place.
+
+        Args:
+            state_dict (dict[str, Tensor]): Holds training-form weights under ``prefix``.
+            prefix (str): The block's name with its dot, e.g. ``'backbone.stage0.'``.
+
+        Raises:
+            InputError: If the branches in ``state_dict`` are not this block's; says how.
+        """
+        names = [key for key in state_dict if key.startswith(prefix + 'branch_')]
+        first = state_dict[names[0]]
+        twin = MobileOneBlock(
+            self.in_channels, self.out_channels, self.kernel_size, self.num_convs,
+            stride=self.stride, dilation=self.dilation, groups=self.groups,
+            use_scale=self.use_scale, use_skip=self.use_skip, norm_cfg=self.norm_cfg)
+        twin.to(device=first.device, dtype=self.branch_reparam.weight.dtype)
+        try:
+            twin.load_state_dict({name[len(prefix):]: state_dict.pop(name) for name in names})
+        except RuntimeError as error:
+            # torch's message has a heading, then a line for each problem.
+            reason = str(error).split('\n')[1].strip()
+            raise InputError(f'{prefix[:-1]}: {reason}') from None
+        kernel, bias = twin.equivalent_kernel_bias()
+        state_dict[prefix + 'branch_reparam.weight'] = kernel.detach()
+        state_dict[prefix + 'branch_reparam.bias'] = bias.detach()

@@ -1,0 +1,57 @@
+"""The algebra of re-parameterization, as functions of tensors.
+
+Every branch of a MobileOne block is linear once its BatchNorm uses fixed statistics, so the sum of
+the branches is one convolution (https://arxiv.org/abs/2206.04040, section 3.1). All functions are
+differentiable, keep their inputs' device, and compute in float32 at least, so that folding float16
+weights does not lose what float16 cannot hold on the way.
+"""
+from typing import Iterable, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def fold_batch_norm(weight: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor,
+                    eps: float) -> Tuple[Tensor, Tensor]:
+    """Fold a BatchNorm into the bias-free convolution before it.
+
+    ``W' = W γ / sqrt(σ² + ε)`` and ``b' = β − μ γ / sqrt(σ² + ε)``.
+
+    Args:
+        weight (Tensor): Kernel of shape (C_out, C_in / groups, K, K).
+        mean, var, gamma, beta (Tensor): Statistics and affine parameters of shape (C_out,).
+        eps (float): The norm layer's ``eps``.
+
+    Returns:
+        tuple[Tensor, Tensor]: Kernel of the shape given and bias of shape (C_out,).
+    """
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    scale = gamma.to(dtype) / torch.sqrt(var.to(dtype) + eps)
+    return weight.to(dtype) * scale.reshape(-1, 1, 1, 1), beta.to(dtype) - mean.to(dtype) * scale
+
+
+def pad_kernel(weight: Tensor, kernel_size: int) -> Tensor:
+    """Zero-pad an odd (C_out, C_in / groups, k, k) kernel to K×K around its centre.
+
+    Equal to the small kernel for a convolution of padding ``dilation * (K - 1) / 2`` at any
+    stride and dilation, because the centre tap of every output position stays where it was.
+    """
+    pad = (kernel_size - weight.shape[-1]) // 2
+    return F.pad(weight, [pad] * 4)
+
+
+def identity_kernel(channels: int, groups: int, kernel_size: int, like: Tensor) -> Tensor:
+    """The (C, C / groups, K, K) kernel that returns its input, with ``like``'s dtype and device."""
+    width = channels // groups
+    kernel = like.new_zeros(channels, width, kernel_size, kernel_size)
+    index = torch.arange(channels, device=like.device)
+    kernel[index, index % width, kernel_size // 2, kernel_size // 2] = 1
+    return kernel
+
+
+def sum_branches(branches: Iterable[Tuple[Tensor, Tensor]],
+                 kernel_size: int) -> Tuple[Tensor, Tensor]:
+    """Sum folded (kernel, bias) pairs into the one K×K convolution equal to their sum."""
+    kernels, biases = zip(*branches)
+    return sum(pad_kernel(kernel, kernel_size) for kernel in kernels), sum(biases)

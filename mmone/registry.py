@@ -1,0 +1,11 @@
+"""Registries of mmone: children of mmengine's, with scope ``mmone``.
+
+mmengine imports this module by itself when a config names ``type='mmone.…'``; the modules in
+``locations`` are imported when a registry is first asked for something.
+"""
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import Registry
+
+HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmone', locations=['mmone.engine.hooks'])
+MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmone', locations=['mmone.models'])
