@@ -19,7 +19,6 @@ import signal
 import subprocess
 import sys
 import sysconfig
-import tempfile
 import time
 from pathlib import Path
 
@@ -39,7 +38,8 @@ SYMPTOMS = (
     (r'Killed signal|fatal signal Killed|virtual memory exhausted|cannot allocate memory',
      'the compiler ran out of memory: run again with MAX_JOBS=1'),
     ('No matching distribution found for ([^ \n]+)', 'the package index has no {} for this Python and platform'),
-    ('ResolutionImpossible', 'the requirements contradict each other'),
+    ('Cannot install (.+) because these package versions',
+     'the package index has no {} that agrees with the constraints'),
     ('fatal error: |error: command ', 'the compiler failed'),
 )
 
@@ -179,7 +179,6 @@ class Environment:
         self.pip('install', '--no-deps', '--no-index', '--force-reinstall', wheel)
 
     def build_mmcv(self, wheel):
-        wheel.parent.mkdir(parents=True, exist_ok=True)
         flags = {
             'MMCV_WITH_OPS': '1',
             'MAX_JOBS': os.environ.get('MAX_JOBS') or str(os.cpu_count()),
@@ -187,13 +186,18 @@ class Environment:
             'CXXFLAGS': '-g0 -O2',
             **({'FORCE_CUDA': '1'} if with_cuda() else {'CUDA_VISIBLE_DEVICES': ''}),
         }
-        with tempfile.TemporaryDirectory(prefix='.building-', dir=wheel.parent) as folder:
-            # pip's own cache does not know which torch a wheel was built against.
-            self.pip('wheel', '--verbose', '--no-build-isolation', '--no-cache-dir', '--no-deps', '--no-binary', 'mmcv',
-                     '--wheel-dir', folder, f'mmcv=={pinned(self.constraints, "mmcv")}',
-                     env=flags, doing='compiling, once for all environments with this torch')
-            built, = Path(folder).glob('*.whl')
-            os.replace(built, wheel)
+        folder = self.state / 'wheel'
+        shutil.rmtree(folder, ignore_errors=True)
+        # pip's own cache does not know which torch a wheel was built against.
+        self.pip('wheel', '--verbose', '--no-build-isolation', '--no-cache-dir', '--no-deps', '--no-binary', 'mmcv',
+                 '--wheel-dir', folder, f'mmcv=={pinned(self.constraints, "mmcv")}',
+                 env=flags, doing='compiling, once for all environments with this torch')
+        built, = folder.glob('*.whl')
+        # Under its name the wheel is whole: somebody else may be looking for it.
+        wheel.parent.mkdir(parents=True, exist_ok=True)
+        partial = wheel.with_suffix(f'.{os.getpid()}')
+        shutil.move(built, partial)
+        os.replace(partial, wheel)
 
     def install_requirements(self):
         files = ('runtime', 'optional', 'tests')
