@@ -215,9 +215,10 @@ def test_constraints_pin_what_mmone_supports(path):
 
 def test_config_loader_finds_mim():
     """An editable install has no ``site-packages/mmone``: mmengine must be led to the source instead."""
-    import mmone  # noqa: F401
     from mmengine.config.utils import MODULE2PACKAGE
     from mmengine.utils import get_installed_path, is_installed
+
+    import mmone  # noqa: F401
     package = MODULE2PACKAGE['mmone']
     assert is_installed(package)
     assert Path(get_installed_path(package), '.mim', 'configs').is_dir()
