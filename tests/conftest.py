@@ -1,0 +1,40 @@
+"""What every test file needs."""
+import logging
+
+import pytest
+import torch
+from mmengine.logging import MMLogger
+
+
+@pytest.fixture(autouse=True)
+def _seeded_and_quiet():
+    """The same random numbers for every test, and no page of initialization logs on a failure."""
+    torch.manual_seed(0)
+    MMLogger.get_current_instance().setLevel(logging.WARNING)
+
+
+@pytest.fixture
+def moved():
+    """Give a model's BatchNorms the non-trivial state that training would have left."""
+
+    def move(model):
+        generator = torch.Generator().manual_seed(1)
+
+        def uniform(like, low, high):
+            with torch.no_grad():
+                like.copy_(torch.rand(like.shape, generator=generator) * (high - low) + low)
+
+        for module in model.modules():
+            if getattr(module, 'running_mean', None) is not None:
+                uniform(module.running_mean, -0.5, 0.5)
+                uniform(module.running_var, 0.5, 2.0)
+                uniform(module.weight, 0.5, 1.5)
+                uniform(module.bias, -0.5, 0.5)
+        return model
+
+    return move
+
+
+def relative_difference(a, b):
+    """Largest difference relative to the largest magnitude of ``b``; NaN stays NaN."""
+    return ((a - b).abs().max() / b.abs().max()).item()

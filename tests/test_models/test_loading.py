@@ -1,0 +1,175 @@
+"""Loading never goes silently wrong, by whatever door the checkpoint comes in."""
+import copy
+
+import pytest
+import torch
+from mmengine.runner.checkpoint import load_checkpoint, load_state_dict
+from torch import nn
+
+from mmone import InputError
+from mmone.models import MobileOne
+
+TINY = dict(
+    num_blocks=[1, 2, 1, 1],
+    width_factor=[0.25, 0.25, 0.125, 0.125],
+    num_conv_branches=[2, 3, 1, 2],
+    num_se_blocks=[0, 1, 0, 1])
+
+
+class Detector(nn.Module):
+    """Any model that has the backbone under a name."""
+
+    def __init__(self, **kwargs):
+        super().__init__()
+        self.backbone = MobileOne(TINY, **kwargs)
+        self.head = nn.Linear(3, 3)
+
+
+def _torch_strict(model, path):
+    model.load_state_dict(torch.load(path)['state_dict'])
+
+
+def _torch_loose(model, path):
+    model.load_state_dict(torch.load(path)['state_dict'], strict=False)
+
+
+def _load_from(model, path):
+    load_checkpoint(model, str(path), map_location='cpu')
+
+
+def _pretrained(model, path):
+    model.backbone.init_cfg = dict(type='Pretrained', checkpoint=str(path), prefix='backbone.')
+    model.backbone._is_init = False
+    model.backbone.init_weights()
+
+
+DOORS = [_torch_strict, _torch_loose, _load_from, _pretrained]
+doors = pytest.mark.parametrize('load', DOORS, ids=lambda f: f.__name__)
+
+
+@pytest.fixture
+def save(tmp_path):
+
+    def save(state_dict):
+        torch.save(dict(state_dict=state_dict), tmp_path / 'checkpoint.pth')
+        return tmp_path / 'checkpoint.pth'
+
+    return save
+
+
+@doors
+def test_branches_are_reparameterized_while_they_load(load, save, moved):
+    trained = moved(Detector()).double().eval()
+    deployed = Detector(deploy=True).double().eval()
+    load(deployed, save(trained.state_dict()))
+    x = torch.randn(1, 3, 65, 64, dtype=torch.float64)
+    torch.testing.assert_close(deployed.backbone(x)[0], trained.backbone(x)[0],
+                               rtol=1e-10, atol=1e-10)
+
+
+@doors
+def test_branches_load_into_a_model_that_was_switched(load, save, moved):
+    trained, other = moved(Detector()).eval(), Detector().eval()
+    other.backbone.switch_to_deploy()
+    load(other, save(trained.state_dict()))
+    x = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(other.backbone(x)[0], trained.backbone(x)[0], rtol=1e-4, atol=1e-5)
+
+
+@doors
+@pytest.mark.parametrize('deploy', [False, True])
+def test_the_same_form_loads(load, save, deploy, moved):
+    source, target = moved(Detector(deploy=deploy)), Detector(deploy=deploy)
+    load(target, save(source.state_dict()))
+    for (name, a), b in zip(target.backbone.state_dict().items(),
+                            source.backbone.state_dict().values()):
+        assert torch.equal(a, b), name
+
+
+@doors
+def test_deployed_weights_for_a_training_backbone_say_what_to_set(load, save):
+    path = save(Detector(deploy=True).state_dict())
+    with pytest.raises(InputError, match=r'deployed weights .*stage0\.branch_reparam\.weight.*'
+                                         r'set model\.backbone\.deploy=True'):
+        load(Detector(), path)
+
+
+def _half(state_dict):
+    return {k: v for k, v in state_dict.items() if 'stage3' not in k and 'stage4' not in k}
+
+
+def _renamed(state_dict):
+    return {k.replace('stage1.0', 'stage1.9'): v for k, v in state_dict.items()}
+
+
+def _wider(state_dict):
+    return {k: torch.cat([v, v]) if k.endswith('stage0.branch_scale.norm.weight')
+            or k.endswith('stage0.branch_reparam.bias') else v for k, v in state_dict.items()}
+
+
+def _no_se(state_dict):
+    return {k: v for k, v in state_dict.items() if '.se.' not in k}
+
+
+def _other_k(state_dict):
+    return {k: v for k, v in state_dict.items() if 'stage2.0.branch_conv_list.2.' not in k}
+
+
+@doors
+@pytest.mark.parametrize('target', ['training', 'deployed', 'folded while loading'])
+@pytest.mark.parametrize('damage', [_half, _renamed, _wider, _no_se, _other_k])
+def test_any_other_mismatch_is_an_error(load, save, target, damage):
+    if damage is _other_k and target == 'deployed':
+        pytest.skip('deployed weights have no number of branches')
+    source = Detector(deploy=target == 'deployed')
+    model = Detector(deploy=target != 'training')
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(InputError, match='does not fit the MobileOne backbone') as error:
+        load(model, save(damage(source.state_dict())))
+    assert '\n' not in str(error.value) and len(str(error.value)) < 400
+    for name, value in model.backbone.state_dict().items():
+        if load is _pretrained and '.se.' in name:
+            continue  # init_weights() gives SE its own initialization before it loads
+        assert torch.equal(value, before['backbone.' + name]), 'half of it was loaded'
+
+
+@doors
+def test_weights_of_nobody_are_an_error(load, save):
+    path = save({'head.weight': torch.zeros(3, 3), 'backbone.layer1.weight': torch.zeros(1)})
+    with pytest.raises(InputError, match='has no weights for the MobileOne backbone'):
+        load(Detector(), path)
+
+
+def test_a_forgotten_prefix_is_named(save):
+    model = MobileOne(TINY, init_cfg=dict(
+        type='Pretrained', checkpoint=str(save(Detector().state_dict()))))
+    with pytest.raises(InputError, match="prefix='backbone.'"):
+        model.init_weights()
+
+
+def test_another_variant_is_named():
+    with pytest.raises(InputError, match="arch='s1'"):
+        MobileOne('s0').load_state_dict(MobileOne('s1').state_dict(), strict=False)
+    with pytest.raises(InputError, match="arch='s3'"):
+        MobileOne('s2', deploy=True).load_state_dict(MobileOne('s3').state_dict())
+
+
+def test_stages_that_are_not_built_are_left_out_of_a_checkpoint(save):
+    whole = MobileOne(TINY)
+    part = MobileOne(TINY, out_indices=(1, 2))
+    part.load_state_dict(whole.state_dict())
+    assert torch.equal(part.stage0.branch_scale.conv.weight, whole.stage0.branch_scale.conv.weight)
+
+
+def test_the_caller_keeps_its_state_dict():
+    state_dict = Detector().state_dict()
+    keys = list(state_dict)
+    Detector(deploy=True).load_state_dict(state_dict)
+    load_state_dict(Detector(deploy=True), state_dict)
+    assert list(state_dict) == keys
+
+
+def test_a_counter_that_old_checkpoints_lack_may_be_missing():
+    state_dict = {k: v for k, v in Detector().state_dict().items() if 'num_batches' not in k}
+    load_state_dict(Detector(), state_dict)
+    load_state_dict(Detector(deploy=True), state_dict)
