@@ -1,6 +1,7 @@
 """Reading and writing checkpoint files: untrusted until said otherwise, whole or not at all."""
 import os
 import pickle
+import re
 import tempfile
 from pathlib import Path
 from typing import Union
@@ -60,11 +61,11 @@ def read_checkpoint(path: Union[str, Path], trust: bool = False) -> dict:
     try:
         checkpoint = torch.load(path, map_location='cpu', weights_only=not trust)
     except pickle.UnpicklingError as error:
-        reason = str(error).split('WeightsUnpickler error: ')[-1].split('. ')[0].split('\n')[0]
-        if 'Unsupported' in str(error) or 'not allowed' in str(error):
-            raise InputError(f'checkpoint {path} holds more than weights ({reason}) and loading it '
-                             'could run code: if you trust its source, pass --trust') from None
-        raise InputError(f'checkpoint {path} is no PyTorch checkpoint ({reason})') from None
+        code = re.search(r'(?:GLOBAL|class|function|getattr)[ (](\S+)', str(error))
+        if code is None:
+            raise InputError(f'{path} is no PyTorch checkpoint: give a .pth file') from None
+        raise InputError(f'checkpoint {path} holds more than weights ({code[1]}) and reading it '
+                         'could run code: if you trust its source, pass --trust') from None
     except (RuntimeError, EOFError, OSError) as error:
         reason = str(error).split('\n')[0]
         raise InputError(f'checkpoint {path} is truncated or no PyTorch checkpoint ({reason}): '

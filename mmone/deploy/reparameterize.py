@@ -84,7 +84,8 @@ def _probe(module: nn.Module) -> Tuple[Tensor, ...]:
     Independent of the device's own precision (TF32, autocast): what is compared is the algebra
     and the rounding of the folded weights.
     """
-    module = copy.deepcopy(module).cpu().double().eval()
+    module = copy.deepcopy(module).cpu().double()
+    module.eval()  # mmpretrain's backbones return None from train()
     x = torch.randn(2, module.in_channels, *PROBE_SIZE, dtype=torch.float64,
                     generator=torch.Generator().manual_seed(0))  # yapf: disable
     out = module(x)
@@ -115,7 +116,8 @@ def deployed_copy(model: nn.Module,
     """
     if is_model_wrapper(model):
         model = model.module
-    clone = copy.deepcopy(model).eval()
+    clone = copy.deepcopy(model)
+    clone.eval()
     modules = [module for _, module in deployables(clone)]
     if not modules:
         return clone, None

@@ -1,0 +1,46 @@
+"""Compare the classes of the data sets with the heads before the first iteration."""
+import re
+
+from mmengine.hooks import Hook
+
+from mmone.engine.translate import built_datasets, no_samples
+from mmone.errors import InputError
+from mmone.registry import HOOKS
+
+# The heads that predict the data set's classes, by their names in mmpretrain, mmdet and mmseg;
+# others, as a region proposal network's, count something else.
+HEADS = re.compile(r'(^|\.)(head|bbox_head|mask_head|decode_head|auxiliary_head)(\.\d+)?$')
+
+
+@HOOKS.register_module()
+class ClassCountHook(Hook):
+    """Stop a run whose heads have another number of classes than its data.
+
+    Without it a classifier fails in the loss with an index error or not at all, and a segmentor
+    learns nothing for the classes above. mmdet's NumClassCheckHook does this for mmdet only.
+
+    Raises:
+        InputError: If the counts differ, or a data set is empty.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def before_run(self, runner) -> None:
+        heads = {name: module.num_classes for name, module in runner.model.named_modules()
+                 if HEADS.search(name) and isinstance(getattr(module, 'num_classes', None), int)}
+        for key, dataset in built_datasets(runner).items():
+            if len(dataset) == 0:
+                raise no_samples(key, runner.cfg)
+            classes = getattr(dataset, 'metainfo', {}).get('classes')
+            if not classes:
+                continue
+            for name, count in heads.items():
+                if count != len(classes):
+                    name = name.replace('module.', '')
+                    raise InputError(
+                        f'model.{name}.num_classes is {count} but the data set of {key} has '
+                        f'{len(classes)} classes ({_shorten(classes)}): make them agree')
+
+
+def _shorten(names) -> str:
+    return ', '.join(map(str, names[:3])) + (', …' if len(names) > 3 else '')
