@@ -4,13 +4,16 @@ import pickle
 import re
 import tempfile
 from pathlib import Path
-from typing import Union
+from typing import Dict, Union
 
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 
 from mmone.errors import InputError
+
+# Added in PyTorch 2.6, as was naming what is safe by a string.
+_HAS_SAFE_GLOBALS = hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint')
 
 _STATISTICS = ('min', 'max', 'current', 'mean')
 
@@ -22,26 +25,62 @@ def _history_buffer_getattr(owner, name):
     raise pickle.UnpicklingError(f'getattr({owner!r}, {name!r}) is not allowed')
 
 
+def _mmengine_globals() -> Dict[str, object]:
+    """What mmengine's runner writes besides weights: the log history, as arrays of numbers."""
+    multiarray = (getattr(np, '_core', None) or np.core).multiarray
+    allowed = {
+        'mmengine.logging.history_buffer.HistoryBuffer': HistoryBuffer,
+        'builtins.getattr': _history_buffer_getattr,
+        'numpy.ndarray': np.ndarray,
+        'numpy.dtype': np.dtype,
+    }
+    for name in ('_reconstruct', 'scalar'):
+        for module in ('numpy._core', 'numpy.core'):  # as numpy 2 and numpy 1 write it
+            allowed[f'{module}.multiarray.{name}'] = getattr(multiarray, name)
+    return allowed
+
+
 def allow_mmengine_checkpoints() -> None:
     """Let ``torch.load(weights_only=True)`` read what mmengine's runner writes.
 
-    Its checkpoints hold the log history (numpy arrays in :class:`HistoryBuffer`), which PyTorch
-    2.6 and later refuse by default: resuming, and testing a checkpoint of one's own, would fail.
-    Only data types are allowed, and ``getattr`` for the names of HistoryBuffer's statistics.
-    PyTorch before 2.6 has no list to add to, and mmengine reads without ``weights_only`` there.
+    PyTorch 2.6 and later refuse the log history by default: resuming, and testing a checkpoint of
+    one's own, would fail. Only data types are allowed, and ``getattr`` for the names of
+    HistoryBuffer's statistics. Earlier PyTorch has no list to add to: mmengine reads without
+    ``weights_only`` there, and :func:`read_checkpoint` brings its own unpickler.
     """
-    if not hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint'):
-        return
-    multiarray = getattr(np, '_core', None) or np.core
-    torch.serialization.add_safe_globals([
-        HistoryBuffer,
-        (_history_buffer_getattr, 'builtins.getattr'),
-        np.ndarray,
-        np.dtype,
-        *(type(np.dtype(kind)) for kind in ('f8', 'f4', 'i8', 'i4', 'b1')),
-        *((getattr(multiarray.multiarray, name), f'{module}.multiarray.{name}')
-          for name in ('_reconstruct', 'scalar') for module in ('numpy._core', 'numpy.core')),
-    ])
+    if _HAS_SAFE_GLOBALS:
+        number_dtypes = [type(np.dtype(kind)) for kind in ('f8', 'f4', 'i8', 'i4', 'b1')]
+        torch.serialization.add_safe_globals(
+            [(value, name) for name, value in _mmengine_globals().items()] + number_dtypes)
+
+
+class _WeightsUnpickler(pickle.Unpickler):
+    """For PyTorch before 2.6: its own list of what weights need, and mmengine's."""
+
+    def find_class(self, module, name):
+        from torch._weights_only_unpickler import _get_allowed_globals
+        allowed = {**_get_allowed_globals(), **_mmengine_globals()}
+        module = {'__builtin__': 'builtins'}.get(module, module)  # pickle's name for it
+        try:
+            return allowed[f'{module}.{name}']
+        except KeyError:
+            raise pickle.UnpicklingError(f'GLOBAL {module}.{name} is not allowed') from None
+
+
+class _WeightsPickle:
+    """The part of the pickle module that ``torch.load(pickle_module=…)`` uses."""
+    __name__ = 'mmone.checkpoints.io'
+    Unpickler = _WeightsUnpickler
+
+    @staticmethod
+    def load(file, **kwargs):
+        return _WeightsUnpickler(file, **kwargs).load()
+
+
+def _load(path: Path, trust: bool) -> object:
+    if trust or _HAS_SAFE_GLOBALS:
+        return torch.load(path, map_location='cpu', weights_only=not trust)
+    return torch.load(path, map_location='cpu', pickle_module=_WeightsPickle)
 
 
 def read_checkpoint(path: Union[str, Path], trust: bool = False) -> dict:
@@ -59,7 +98,7 @@ def read_checkpoint(path: Union[str, Path], trust: bool = False) -> dict:
         kind = 'is a directory' if path.is_dir() else 'does not exist'
         raise InputError(f'checkpoint {path} {kind}: give a .pth file')
     try:
-        checkpoint = torch.load(path, map_location='cpu', weights_only=not trust)
+        checkpoint = _load(path, trust)
     except pickle.UnpicklingError as error:
         code = re.search(r'(?:GLOBAL|class|function|getattr)[ (](\S+)', str(error))
         if code is None:

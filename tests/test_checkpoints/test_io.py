@@ -8,10 +8,6 @@ from mmengine.logging import HistoryBuffer, MessageHub
 from mmone import InputError
 from mmone.checkpoints.io import read_checkpoint, write_checkpoint
 
-needs_allowlist = pytest.mark.skipif(
-    not hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint'),
-    reason='this PyTorch has no list of safe globals to add to')
-
 
 class Evil:
     """Runs a command when it is unpickled."""
@@ -46,7 +42,6 @@ def test_code_in_a_checkpoint_does_not_run(evil, tmp_path):
     assert (tmp_path / 'ran').exists()
 
 
-@needs_allowlist
 def test_mmengine_log_history_is_read_as_data(tmp_path):
     hub = MessageHub('test_io')
     hub.update_scalar('loss', 0.25)
@@ -57,7 +52,6 @@ def test_mmengine_log_history_is_read_as_data(tmp_path):
     assert read['runtime_info']['best_score'] == 0.5
 
 
-@needs_allowlist
 def test_getattr_is_allowed_for_log_statistics_only(tmp_path):
     torch.save(dict(a=Sneaky()), tmp_path / 'a.pth')
     with pytest.raises(InputError, match='--trust'):
