@@ -26,8 +26,8 @@ def newest_whole_checkpoint(work_dir: Union[str, Path]) -> tuple[Optional[str], 
 
     mmengine writes checkpoints in place, and ``last_checkpoint`` after them, so after a kill either
     may be stale or cut off. The files themselves decide: the one of the latest epoch (or
-    iteration) that is whole. ``last_checkpoint`` only tells where else to look, for runs that
-    keep their checkpoints in another folder or under other names.
+    iteration) that is whole. ``last_checkpoint`` only leads to the checkpoints of runs that keep
+    them in another folder (``CheckpointHook.out_dir``) or under other names.
 
     Args:
         work_dir (str | Path): The work directory of the run.
@@ -36,20 +36,8 @@ def newest_whole_checkpoint(work_dir: Union[str, Path]) -> tuple[Optional[str], 
         tuple[str | None, list[tuple[int, str]]]: The checkpoint, and what to log about the choice
         as (level, message).
     """
-    candidates = list(Path(work_dir).glob('*.pth'))
-    hint = Path(work_dir, 'last_checkpoint')
-    if hint.is_file() and hint.read_text().strip():
-        last = Path(hint.read_text().strip())
-        # A run that was moved has the old place in last_checkpoint; work_dir comes first.
-        candidates += [path for path in (last, *last.parent.glob('*.pth')) if path.is_file()]
-
     notes: Notes = []
-    numbered = {}
-    for path in candidates:
-        step = re.fullmatch(r'(?:epoch|iter)_(\d+)\.pth', path.name)
-        if step or path == (last if hint.is_file() else None):
-            numbered.setdefault(path.name, (int(step[1]) if step else -1, path))
-    for _, path in sorted(numbered.values(), key=lambda item: -item[0]):
+    for path in _by_age(Path(work_dir)):
         if is_whole(path):
             notes.append((logging.INFO, f'resuming from {path}, the newest whole checkpoint'))
             return os.fspath(path), notes
@@ -58,3 +46,18 @@ def newest_whole_checkpoint(work_dir: Union[str, Path]) -> tuple[Optional[str], 
     notes.append((logging.WARNING, f'no whole checkpoint in {work_dir} to resume from: training '
                                    'starts from scratch'))
     return None, notes
+
+
+def _by_age(work_dir: Path) -> list[Path]:
+    """The checkpoints of a run, the newest first."""
+    hint = work_dir / 'last_checkpoint'
+    last = Path(hint.read_text().strip()) if hint.is_file() else None
+    # A copied run's last_checkpoint leads to the original: look there only if nothing is here.
+    for folder in (work_dir, *([last.parent] if last else [])):
+        steps = {path: re.fullmatch(r'(?:epoch|iter)_(\d+)\.pth', path.name)
+                 for path in folder.glob('*.pth')}  # yapf: disable
+        found = sorted((path for path in steps if steps[path]),
+                       key=lambda path: -int(steps[path][1]))  # yapf: disable
+        if found:
+            return found
+    return [last] if last and last.is_file() else []

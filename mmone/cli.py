@@ -1,0 +1,32 @@
+"""The error boundary of the command lines."""
+import os
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmone.engine.translate import SampleError
+from mmone.errors import InputError
+
+# What torchrun, Slurm and Open MPI tell a process about its place among the others.
+RANK_VARIABLES = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
+
+
+@contextmanager
+def error_boundary():
+    """Turn an :class:`InputError` into one line on stderr and exit status 2.
+
+    Every rank of a distributed run exits; rank 0 prints the line, unless only the rank at fault
+    knows it. Any other exception is a bug and keeps its traceback.
+    """
+    try:
+        yield
+    except InputError as error:
+        if is_first_rank() or isinstance(error, SampleError):
+            print(f'{Path(sys.argv[0]).name}: error: {" ".join(str(error).split())}',
+                  file=sys.stderr)
+        sys.exit(2)
+
+
+def is_first_rank() -> bool:
+    """Whether this is rank 0 (or the only process), also before torch.distributed is set up."""
+    return all(os.environ.get(variable, '0') == '0' for variable in RANK_VARIABLES)
