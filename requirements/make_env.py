@@ -32,18 +32,17 @@ NINJA_PROGRESS = re.compile(rb'\[(\d+)/(\d+)\]')
 SYMPTOMS = (
     ('No space left on device', 'the disk is full: free some space'),
     ('ensurepip is not', 'this Python cannot make environments: install its venv package (Debian: python3.11-venv)'),
+    ('Killed signal|virtual memory exhausted|cannot allocate memory',
+     'the compiler ran out of memory: run again with MAX_JOBS=1'),
+    ('fatal error: |error: command ', 'the compiler failed'),
+    # pip goes on after this one, to find that it has no versions to choose from.
     ('NewConnectionError|NameResolutionError|Temporary failure in name resolution|ConnectTimeout|Max retries exceeded|'
      'ReadTimeout|Read timed out|ProxyError|SSLError|IncompleteRead|Connection broken',
      'the package index cannot be reached: check the network, and the proxy or index in `pip config list`'),
-    (r'Killed signal|fatal signal Killed|virtual memory exhausted|cannot allocate memory',
-     'the compiler ran out of memory: run again with MAX_JOBS=1'),
-    ('No matching distribution found for ([^ \n]+)', 'the package index has no {} for this Python and platform'),
     ('Cannot install (.+) because these package versions',
      'the package index has no {} that agrees with the constraints'),
-    ('fatal error: |error: command ', 'the compiler failed'),
+    ('No matching distribution found for ([^ \n]+)', 'the package index has no {} for this Python and platform'),
 )
-
-
 INTERRUPTED = 'make_env: interrupted, the next run continues here'
 
 
@@ -137,7 +136,8 @@ class Environment:
         # The path is one of them because the scripts of a virtual environment do not survive a move.
         interpreter = digest(sys.version, sys.base_prefix, str(self.path))
         constrained = digest(interpreter, self.constraints)
-        required = digest(constrained, *sorted(REQUIREMENTS.glob('[!c]*.txt')))
+        names = ('mminstall', 'runtime', 'optional', 'tests')
+        required = digest(constrained, ROOT / 'requirements.txt', *(REQUIREMENTS / f'{name}.txt' for name in names))
         package = digest(required, *(ROOT / name for name in ('setup.py', 'pyproject.toml', 'mmone/version.py')))
         self.step = 'start'
         self.steps = {
@@ -200,8 +200,7 @@ class Environment:
         os.replace(partial, wheel)
 
     def install_requirements(self):
-        files = ('runtime', 'optional', 'tests')
-        self.pip('install', *(arg for name in files for arg in ('-r', REQUIREMENTS / f'{name}.txt')))
+        self.pip('install', '-r', ROOT / 'requirements.txt')
 
     def install_mmone(self):
         self.pip('install', '--no-deps', '--no-build-isolation', '--editable', ROOT)

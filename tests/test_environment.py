@@ -67,7 +67,7 @@ class Clone:
         self.index.mkdir()
         shutil.copytree(ROOT / 'requirements', self.root / 'requirements')
         (self.root / 'mmone').mkdir()
-        for name in ('setup.py', 'mmone/version.py'):
+        for name in ('setup.py', 'requirements.txt', 'mmone/version.py'):
             shutil.copy(ROOT / name, self.root / name)
         (self.root / 'pyproject.toml').write_text(
             '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n')
@@ -162,7 +162,7 @@ def test_made_step_by_step(clone):
     clone.fill_index()
     killed = subprocess.Popen([sys.executable, str(SCRIPT)], cwd=clone.root, env=clone.env,
                               stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not (clone.root / 'started').exists():
         assert killed.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)

@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = ('setup.py', 'pyproject.toml', 'MANIFEST.in', 'LICENSE', 'README.md', 'CHANGELOG.md', 'CITATION.cff',
-           'model-index.yml', 'requirements', 'configs', 'tools', 'mmone')
+           'model-index.yml', 'requirements', 'requirements.txt', 'configs', 'tools', 'mmone')
 
 # What a build must do without: nobody has installed these when pip asks for mmone's requirements.
 BLOCKER = '''
