@@ -1,0 +1,23 @@
+_base_ = 'mmseg::_base_/datasets/pascal_voc12_aug.py'
+
+crop_size = (512, 512)
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'),
+    # Short side between 256 and 768.
+    dict(type='RandomResize', scale=[(2048, 256), (2048, 768)], keep_ratio=True),
+    dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PhotoMetricDistortion'),
+    dict(type='PackSegInputs')
+]
+train_dataloader = dict(
+    batch_size=16,
+    persistent_workers=False,  # see EpochSeedHook
+    drop_last=True,  # the image pooling's BatchNorm cannot train on one image
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(
+        datasets=[
+            dict(_base_.dataset_train, pipeline=train_pipeline),
+            dict(_base_.dataset_aug, pipeline=train_pipeline)
+        ]))

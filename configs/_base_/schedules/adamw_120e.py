@@ -1,0 +1,4 @@
+_base_ = 'adamw_200e.py'
+
+train_cfg = dict(max_epochs=120)
+param_scheduler = [_base_.warmup, dict(_base_.cosine, end=120)]

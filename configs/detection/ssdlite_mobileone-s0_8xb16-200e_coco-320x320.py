@@ -1,0 +1,6 @@
+_base_ = [
+    '../_base_/models/ssdlite.py', '../_base_/datasets/coco_320.py',
+    '../_base_/schedules/adamw_200e.py', '../_base_/runtime_det.py'
+]
+
+auto_scale_lr = dict(enable=False, base_batch_size=128)

@@ -1,0 +1,8 @@
+_base_ = 'mobileone-s0-d16_deeplabv3_1xb8-40e_camvid-360x480.py'
+
+# From published weights, which have one convolution for each block: a plain network to fine-tune.
+model = dict(
+    backbone=dict(
+        deploy=True,
+        init_cfg=dict(
+            type='Pretrained', checkpoint='data/mobileone_s0_deploy.pth', prefix='backbone.')))
