@@ -1,6 +1,7 @@
 """The error boundary of the command lines."""
 import os
 import sys
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,15 +17,23 @@ def error_boundary():
     """Turn an :class:`InputError` into one line on stderr and exit status 2.
 
     Every rank of a distributed run exits; rank 0 prints the line, unless only the rank at fault
-    knows it. Any other exception is a bug and keeps its traceback.
+    knows it. Any other exception is a bug and keeps its traceback. Warnings of the libraries go to
+    stdout, where the log is, so that stderr holds nothing but what ended the run.
     """
-    try:
-        yield
-    except InputError as error:
-        if is_first_rank() or isinstance(error, SampleError):
-            print(f'{Path(sys.argv[0]).name}: error: {" ".join(str(error).split())}',
-                  file=sys.stderr)
-        sys.exit(2)
+    with warnings.catch_warnings():
+        warnings.showwarning = _print_warning
+        try:
+            yield
+        except InputError as error:
+            if is_first_rank() or isinstance(error, SampleError):
+                print(f'{Path(sys.argv[0]).name}: error: {" ".join(str(error).split())}',
+                      file=sys.stderr)
+            sys.exit(2)
+
+
+def _print_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    if is_first_rank():
+        print(f'{filename}:{lineno}: {category.__name__}: {message}')
 
 
 def is_first_rank() -> bool:

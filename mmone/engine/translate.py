@@ -3,6 +3,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
 
@@ -23,12 +24,15 @@ class SampleError(InputError):
     """A sample that cannot be used: of all ranks, only the one that met it can tell."""
 
 
+@dataclass
 class Situation:
-    """What is known when something fails: the config and, once it is built, the runner."""
+    """What is known when something fails: the config, and the runner or data sets once built."""
+    cfg: mmengine.Config
+    runner: Optional[Runner] = None
+    datasets: dict[str, Dataset] = field(default_factory=dict)
 
-    def __init__(self, cfg: Optional[mmengine.Config] = None):
-        self.cfg = cfg
-        self.runner: Optional[Runner] = None
+    def built_datasets(self) -> dict[str, Dataset]:
+        return {**self.datasets, **built_datasets(self.runner)}
 
 
 @contextmanager
@@ -59,7 +63,7 @@ def _type_names(error: Exception) -> tuple[str, ...]:
 
 def _missing_file(match: re.Match, situation: Situation) -> Optional[InputError]:
     path = match['path']
-    keys = _keys_that_name(path, situation.cfg or {})
+    keys = _keys_that_name(path, situation.cfg)
     return keys and InputError(f'{path} does not exist: set {keys[0]} in the config')
 
 
@@ -69,7 +73,7 @@ def _unreadable_image(match: re.Match, situation: Situation) -> InputError:
 
 
 def _unreadable_sample(match: re.Match, situation: Situation) -> Optional[InputError]:
-    for dataset in built_datasets(situation.runner).values():
+    for dataset in situation.built_datasets().values():
         print_log('A sample could not be decoded; looking for its file', logger='current')
         for path in _sample_files(dataset):
             if not _decodes(path):
@@ -78,7 +82,7 @@ def _unreadable_sample(match: re.Match, situation: Situation) -> Optional[InputE
 
 
 def _no_samples(match: re.Match, situation: Situation) -> Optional[InputError]:
-    for key, dataset in built_datasets(situation.runner).items():
+    for key, dataset in situation.built_datasets().items():
         if len(dataset) == 0:
             return no_samples(key, situation.cfg)
     return None

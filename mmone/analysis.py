@@ -1,0 +1,106 @@
+"""How large a model is and how much it computes."""
+import copy
+from dataclasses import dataclass
+from typing import Optional
+
+import torch
+from mmengine.analysis import FlopAnalyzer, parameter_count
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+
+from mmone.deploy import switch_to_deploy
+from mmone.errors import InputError
+
+
+@dataclass
+class Complexity:
+    """Parameters and multiply-adds of a model, in one form."""
+    parameters: int
+    multiply_adds: int
+
+
+def complexity(model: nn.Module, shape: tuple[int, int], in_channels: int = 3) -> Complexity:
+    """Count parameters, and multiply-adds for one image, as mmengine does.
+
+    mmengine counts convolutions, linear layers and matrix products as one operation per
+    multiplication and addition, normalization as up to five per element, and neither biases,
+    activations, sums nor pooling. Of a classifier, ``extract_feat`` is counted, as by
+    mmpretrain's tool and for its published figures: the last linear layer is in the parameters
+    only. Detectors and segmentors are counted whole, without post-processing.
+
+    Args:
+        model (nn.Module): A model of mmpretrain, mmdet or mmseg; it is set to eval mode.
+        shape (tuple[int, int]): Height and width of the image.
+        in_channels (int): Channels of the image. Defaults to 3.
+    """
+    model = model.eval()
+    device = next(model.parameters()).device
+    image = torch.zeros(1, in_channels, *shape, device=device)
+    analyzer = FlopAnalyzer(_Tensors(model), (image, ))
+    # What it does not count it lists in warnings, a dozen lines; the docstring says it.
+    analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    return Complexity(parameter_count(model)[''], analyzer.total())
+
+
+class _Tensors(nn.Module):
+    """What of a model is counted, as a function of the image tensor."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, image):
+        if hasattr(self.model, 'head') and hasattr(self.model, 'extract_feat'):  # mmpretrain
+            return self.model.extract_feat(image)
+        return self.model(image, mode='tensor')
+
+
+def config_complexity(cfg: Config, shape: Optional[tuple[int, int]] = None
+                      ) -> tuple[tuple[int, int], dict[str, Complexity]]:
+    """Complexity of a config's model in training and in deployed form.
+
+    Args:
+        cfg (Config): Of any of the three tasks.
+        shape (tuple[int, int], optional): Height and width of the image. Defaults to
+            :func:`native_shape`.
+
+    Returns:
+        tuple[tuple[int, int], dict[str, Complexity]]: The shape, and by form ``'training'`` (which
+        a model that is deployed already lacks) and ``'deployed'``.
+
+    Raises:
+        InputError: If ``shape`` is not given and the config has no one size.
+    """
+    shape = shape or native_shape(cfg)
+    in_channels = (cfg.model.get('backbone') or {}).get('in_channels', 3)
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    # The sizes are those of BN, whose forward needs no GPU.
+    model = revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model)))
+    found = dict(training=complexity(model, shape, in_channels))
+    if not switch_to_deploy(model):
+        found.clear()
+    found['deployed'] = complexity(model, shape, in_channels)
+    return shape, found
+
+
+def native_shape(cfg: Config) -> tuple[int, int]:
+    """(height, width) that the config tests at, or mmseg's training crop: its tests vary."""
+    preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    if preprocessor.get('size'):  # mmseg
+        return tuple(preprocessor['size'])
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    while 'dataset' in dataset:
+        dataset = dataset['dataset']
+    for transform in reversed(dataset.get('pipeline') or ()):
+        if transform.get('crop_size') and not isinstance(transform['crop_size'], float):
+            height_width = transform['crop_size']
+        elif transform.get('scale') and not transform.get('keep_ratio'):
+            scale = transform['scale']
+            height_width = scale if isinstance(scale, int) else scale[::-1]
+        else:
+            continue
+        return (height_width, height_width) if isinstance(height_width, int) else tuple(
+            height_width)
+    raise InputError('the config has no one size of images: give --shape HEIGHT WIDTH')
