@@ -12,7 +12,9 @@ from .errors import InputError
 from .version import __version__
 
 check_versions()
-MODULE2PACKAGE.setdefault('mmone', 'mmone')
+# mmengine looks for a distribution of that name first and trusts where its metadata lies, which is
+# not where an editable install's code is. A module's name makes it ask the import system.
+MODULE2PACKAGE.setdefault('mmone', 'mmone.registry')
 allow_mmengine_checkpoints()
 
 __all__ = ['InputError', '__version__']
