@@ -1,6 +1,6 @@
 _base_ = [
     '../_base_/models/deeplabv3.py', '../_base_/datasets/camvid_360x480.py',
-    '../_base_/schedules/adamw_40e.py', '../_base_/runtime_seg.py'
+    '../_base_/schedules/adamw_20e.py', '../_base_/runtime_seg.py'
 ]
 
 # The void label is 11 and not 255. A narrower head than the 512 channels of the large data sets:

@@ -1,4 +1,4 @@
-_base_ = 'ssdlite_mobileone-s0_1xb8-40e_bccd-320x320.py'
+_base_ = 'ssdlite_mobileone-s0_1xb8-20e_bccd-320x320.py'
 
 # From published weights, which have one convolution for each block: a plain network to fine-tune.
 model = dict(

@@ -1,4 +1,4 @@
-_base_ = 'mobileone-s0-d16_deeplabv3_1xb8-40e_camvid-360x480.py'
+_base_ = 'mobileone-s0-d16_deeplabv3_1xb8-20e_camvid-360x480.py'
 
 # From published weights, which have one convolution for each block: a plain network to fine-tune.
 model = dict(

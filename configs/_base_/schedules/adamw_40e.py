@@ -1,5 +1,0 @@
-_base_ = 'adamw_200e.py'
-
-# For some hundreds of images: an epoch has some tens of iterations.
-train_cfg = dict(max_epochs=40)
-param_scheduler = [dict(_base_.warmup, end=100), dict(_base_.cosine, end=40)]
