@@ -18,9 +18,13 @@ def parse_args(argv=None):
     parser = Parser(__doc__, EXAMPLES)
     parser.add_argument('checkpoint', metavar='CHECKPOINT', help='.pth file or URL')
     parser.add_argument('--work-dir', metavar='DIR', help='folder for metrics and logs')
-    parser.add_argument(
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument(
         '--deploy', action='store_true',
         help='evaluate the deployed form; takes checkpoints of either form')
+    form.add_argument(
+        '--branches', action='store_true',
+        help="evaluate the training form, without the config's DeployHook")
     parser.add_argument('--out', metavar='FILE.pkl', help='write the predictions to this file')
     parser.add_argument('--show-dir', metavar='DIR', help='draw predictions into this folder')
     parser.add_argument(

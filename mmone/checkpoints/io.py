@@ -4,7 +4,7 @@ import pickle
 import re
 import tempfile
 from pathlib import Path
-from typing import Dict, Union
+from typing import Union
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ def _history_buffer_getattr(owner, name):
     raise pickle.UnpicklingError(f'getattr({owner!r}, {name!r}) is not allowed')
 
 
-def _mmengine_globals() -> Dict[str, object]:
+def _mmengine_globals() -> dict[str, object]:
     """What mmengine's runner writes besides weights: the log history, as arrays of numbers."""
     multiarray = (getattr(np, '_core', None) or np.core).multiarray
     allowed = {

@@ -1,5 +1,5 @@
 """Other people's names for the same weights: one table a source, read in both directions."""
-from typing import Dict, NamedTuple, Tuple
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -16,7 +16,7 @@ class Source(NamedTuple):
     """
     name: str
     mark: str
-    renames: Tuple[Tuple[str, str], ...]
+    renames: tuple[tuple[str, str], ...]
 
 
 APPLE = Source('apple', 'stage0.r', (
@@ -33,7 +33,7 @@ APPLE = Source('apple', 'stage0.r', (
 SOURCES = (APPLE, )
 
 
-def recognise(state_dict: Dict[str, Tensor]) -> str:
+def recognise(state_dict: dict[str, Tensor]) -> str:
     """Name the source of a state dict by its keys: ``'mmone'`` or one of :data:`SOURCES`.
 
     Raises:
@@ -48,7 +48,7 @@ def recognise(state_dict: Dict[str, Tensor]) -> str:
                      'expected backbone.stage0.… (mmone, mmpretrain) or stage0.… (Apple)')
 
 
-def to_mmone(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
+def to_mmone(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename a source's keys to mmone's; the tensors are passed on untouched."""
     name = recognise(state_dict)
     source = next((source for source in SOURCES if source.name == name), None)

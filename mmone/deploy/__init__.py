@@ -1,5 +1,11 @@
-from .reparameterize import (DeployReport, deployables, deployed_checkpoint, deployed_copy,
-                             reparameterize_checkpoint, switch_to_deploy)
+from .reparameterize import (
+                             DeployReport,
+                             deployables,
+                             deployed_checkpoint,
+                             deployed_copy,
+                             reparameterize_checkpoint,
+                             switch_to_deploy,
+)
 
 __all__ = [
     'DeployReport', 'deployables', 'deployed_checkpoint', 'deployed_copy',

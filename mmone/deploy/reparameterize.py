@@ -1,7 +1,8 @@
 """From a model with branches to the same function without them, checked."""
 import copy
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Iterable, Iterator, NamedTuple, Optional, Tuple, Union
+from typing import NamedTuple, Optional, Union
 
 import torch
 from mmengine.config import Config
@@ -42,7 +43,7 @@ class DeployReport(NamedTuple):
                 f'{self.difference:.1e}')
 
 
-def deployables(model: nn.Module, name: str = '') -> Iterator[Tuple[str, nn.Module]]:
+def deployables(model: nn.Module, name: str = '') -> Iterator[tuple[str, nn.Module]]:
     """Names and modules: the outermost of a tree that know ``switch_to_deploy``, yet to do it."""
     if callable(getattr(model, 'switch_to_deploy', None)):
         if not getattr(model, 'deploy', False):
@@ -78,7 +79,7 @@ def _parameters(model: nn.Module) -> int:
 
 
 @torch.no_grad()
-def _probe(module: nn.Module) -> Tuple[Tensor, ...]:
+def _probe(module: nn.Module) -> tuple[Tensor, ...]:
     """Outputs on a fixed random batch, on the CPU in float64.
 
     Independent of the device's own precision (TF32, autocast): what is compared is the algebra
@@ -92,14 +93,14 @@ def _probe(module: nn.Module) -> Tuple[Tensor, ...]:
     return (out, ) if isinstance(out, Tensor) else tuple(out)
 
 
-def _difference(before: Tuple[Tensor, ...], after: Tuple[Tensor, ...]) -> float:
+def _difference(before: tuple[Tensor, ...], after: tuple[Tensor, ...]) -> float:
     # Not max(): its comparison would lose a NaN.
     ratios = [((a - b).abs().max() / b.abs().max().clamp(min=1e-12)) for b, a in zip(before, after)]
     return torch.stack(ratios).max().item()
 
 
 def deployed_copy(model: nn.Module,
-                  tolerance: float = 1e-5) -> Tuple[nn.Module, Optional[DeployReport]]:
+                  tolerance: float = 1e-5) -> tuple[nn.Module, Optional[DeployReport]]:
     """A reparameterized copy of a model, checked against its branches.
 
     Args:
@@ -152,7 +153,7 @@ def deployed_config(cfg: Config, names: Iterable[str]) -> Config:
 
 
 def deployed_checkpoint(model: nn.Module, checkpoint: dict, source: str,
-                        tolerance: float = 1e-5) -> Tuple[dict, DeployReport]:
+                        tolerance: float = 1e-5) -> tuple[dict, DeployReport]:
     """Turn a training checkpoint into a deployed one.
 
     Args:

@@ -122,7 +122,7 @@ def train(config: str,
     elif cfg.get('load_from'):
         _check_checkpoint(cfg.load_from, trust)
 
-    situation = Situation(cfg)
+    situation = Situation(cfg, ('train_dataloader', 'val_dataloader'))
     with translated(situation):
         runner = situation.runner = _build_runner(cfg)
         for level, note in notes:
@@ -136,6 +136,7 @@ def test(config: str,
          checkpoint: str,
          work_dir: Optional[str] = None,
          deploy: bool = False,
+         branches: bool = False,
          out: Optional[str] = None,
          show_dir: Optional[str] = None,
          tta: bool = False,
@@ -149,7 +150,8 @@ def test(config: str,
         checkpoint (str): A ``.pth`` file or a URL.
         work_dir (str, optional): Defaults to the config's, else ``work_dirs/<name of config>``.
         deploy (bool): Evaluate the deployed form, from a checkpoint of either form. Defaults to
-            False.
+            False: the config's form, which its DeployHook, if any, reparameterizes and checks.
+        branches (bool): Evaluate the training form: leave DeployHook out. Defaults to False.
         out (str, optional): ``.pkl`` file for the predictions.
         show_dir (str, optional): Folder for pictures of the predictions.
         tta (bool): Test-time augmentation. Defaults to False.
@@ -174,6 +176,9 @@ def test(config: str,
     cfg.resume = False
     if deploy:
         _set_deploy(cfg.model)
+    if branches:
+        cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or []
+                            if _type_name(hook) != 'DeployHook']  # yapf: disable
     if out:
         Path(out).absolute().parent.mkdir(parents=True, exist_ok=True)
         dump = 'mmdet.DumpDetResults' if cfg.get('default_scope') == 'mmdet' else 'DumpResults'
@@ -190,7 +195,7 @@ def test(config: str,
                              'give one or the other')
         _enable_tta(cfg)
 
-    situation = Situation(cfg)
+    situation = Situation(cfg, ('test_dataloader', ))
     with translated(situation):
         runner = situation.runner = _build_runner(cfg)
         metrics = runner.test()

@@ -1,4 +1,5 @@
 from mmone.registry import MODELS
+
 from .backbones import MobileOne
 from .mobileone_block import MobileOneBlock
 

@@ -1,6 +1,7 @@
 """The MobileOne block: many linear branches while training, one convolution deployed."""
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Dict, Iterator, Optional, Tuple
+from typing import Optional
 
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule, build_activation_layer, build_norm_layer
@@ -10,6 +11,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils.checkpoint import checkpoint
 
 from mmone.errors import InputError
+
 from . import reparam
 
 
@@ -152,7 +154,7 @@ class MobileOneBlock(BaseModule):
         self.branch_scale = self._conv_norm(PointwiseConv2d, 1) if self.use_scale else None
         self.branch_norm = self._norm() if self.use_skip else None
 
-    def branches(self) -> Iterator[Tuple[Optional[nn.Conv2d], nn.Module]]:
+    def branches(self) -> Iterator[tuple[Optional[nn.Conv2d], nn.Module]]:
         """The (convolution, norm) of every branch; None stands for the identity.
 
         The forward pass and the folding both read this list.
@@ -202,7 +204,7 @@ class MobileOneBlock(BaseModule):
                 norm.momentum = momentum
                 norm.num_batches_tracked = num_batches_tracked
 
-    def equivalent_kernel_bias(self) -> Tuple[Tensor, Tensor]:
+    def equivalent_kernel_bias(self) -> tuple[Tensor, Tensor]:
         """The kernel (C_out, C_in / groups, K, K) and bias (C_out,) equal to the branches.
 
         Equal in eval mode, that is with the running statistics. Differentiable, in the
@@ -235,7 +237,7 @@ class MobileOneBlock(BaseModule):
         del self.branch_conv_list, self.branch_scale, self.branch_norm
         self.deploy = True
 
-    def fold_state_dict(self, state_dict: Dict[str, Tensor], prefix: str) -> None:
+    def fold_state_dict(self, state_dict: dict[str, Tensor], prefix: str) -> None:
         """Replace this block's branches in ``state_dict`` by the deployed weights, in place.
 
         Args:

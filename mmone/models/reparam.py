@@ -5,7 +5,7 @@ the branches is one convolution (https://arxiv.org/abs/2206.04040, section 3.1).
 differentiable, keep their inputs' device, and compute in float32 at least, so that folding float16
 weights does not lose what float16 cannot hold on the way.
 """
-from typing import Iterable, Tuple
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def fold_batch_norm(weight: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor,
-                    eps: float) -> Tuple[Tensor, Tensor]:
+                    eps: float) -> tuple[Tensor, Tensor]:
     """Fold a BatchNorm into the bias-free convolution before it.
 
     ``W' = W γ / sqrt(σ² + ε)`` and ``b' = β − μ γ / sqrt(σ² + ε)``.
@@ -50,8 +50,8 @@ def identity_kernel(channels: int, groups: int, kernel_size: int, like: Tensor) 
     return kernel
 
 
-def sum_branches(branches: Iterable[Tuple[Tensor, Tensor]],
-                 kernel_size: int) -> Tuple[Tensor, Tensor]:
+def sum_branches(branches: Iterable[tuple[Tensor, Tensor]],
+                 kernel_size: int) -> tuple[Tensor, Tensor]:
     """Sum folded (kernel, bias) pairs into the one K×K convolution equal to their sum."""
     kernels, biases = zip(*branches)
     return sum(pad_kernel(kernel, kernel_size) for kernel in kernels), sum(biases)

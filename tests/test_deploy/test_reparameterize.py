@@ -9,7 +9,7 @@ from torch import nn
 
 from mmone import InputError
 from mmone.checkpoints.io import read_checkpoint, write_checkpoint
-from mmone.deploy import (deployables, deployed_copy, reparameterize_checkpoint, switch_to_deploy)
+from mmone.deploy import deployables, deployed_copy, reparameterize_checkpoint, switch_to_deploy
 from mmone.models import MobileOne, MobileOneBlock
 from tests.test_models.test_loading import TINY
 

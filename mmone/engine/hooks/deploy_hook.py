@@ -1,7 +1,8 @@
 """Evaluate and ship the reparameterized model."""
 import copy
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Optional
 
 import torch
 from mmengine.dist import master_only

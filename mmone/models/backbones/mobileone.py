@@ -1,6 +1,7 @@
 """The MobileOne backbone: the table of variants and the stages."""
+from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import Dict, List, Optional, Sequence, Tuple, Union
+from typing import Optional, Union
 
 from mmengine.logging import print_log
 from mmengine.model import BaseModule, Sequential
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from mmone.errors import InputError
 from mmone.registry import MODELS
+
 from ..mobileone_block import MobileOneBlock
 
 NUM_STAGES = 5  # the stem, stage0, and the paper's four
@@ -28,13 +30,13 @@ ARCHS = {
 }  # yapf: disable
 
 
-def stage_channels(arch: Dict[str, Sequence]) -> Tuple[int, ...]:
+def stage_channels(arch: dict[str, Sequence]) -> tuple[int, ...]:
     """Output channels of stage0 (the stem) to stage4."""
     widths = [int(base * factor) for base, factor in zip(BASE_CHANNELS, arch['width_factor'])]
     return (min(64, widths[0]), *widths)
 
 
-def check_arch(arch: Union[str, dict]) -> Dict[str, Tuple]:
+def check_arch(arch: Union[str, dict]) -> dict[str, tuple]:
     """Look up or validate an ``arch``.
 
     Returns:
@@ -78,7 +80,7 @@ def check_arch(arch: Union[str, dict]) -> Dict[str, Tuple]:
     return {key: tuple(values) for key, values in arch.items()}
 
 
-def _check_per_stage(name: str, values: Sequence[int], allowed: Optional[Tuple] = None) -> Tuple:
+def _check_per_stage(name: str, values: Sequence[int], allowed: Optional[tuple] = None) -> tuple:
     if (not isinstance(values, (list, tuple)) or len(values) != NUM_STAGES or not all(
             isinstance(v, Integral) and v >= 1 and (not allowed or v in allowed)
             for v in values)):
@@ -159,7 +161,7 @@ class MobileOne(BaseModule):
                  act_cfg: dict = dict(type='ReLU'),
                  with_cp: bool = False,
                  deploy: bool = False,
-                 init_cfg: Optional[Union[dict, List[dict]]] = [
+                 init_cfg: Optional[Union[dict, list[dict]]] = [
                      dict(type='Kaiming', layer=['Conv2d']),
                      dict(type='Constant', val=1, layer=['_BatchNorm'])
                  ]):
@@ -199,7 +201,7 @@ class MobileOne(BaseModule):
         self._freeze_stages()
 
     @staticmethod
-    def _check_out_indices(out_indices: Union[int, Sequence[int]]) -> Tuple[int, ...]:
+    def _check_out_indices(out_indices: Union[int, Sequence[int]]) -> tuple[int, ...]:
         given = (out_indices, ) if isinstance(out_indices, Integral) else tuple(out_indices)
         for index in given:
             if not isinstance(index, Integral) or not -NUM_STAGES <= index < NUM_STAGES:
@@ -212,16 +214,16 @@ class MobileOne(BaseModule):
         return indices
 
     @property
-    def stages(self) -> List[BaseModule]:
+    def stages(self) -> list[BaseModule]:
         """The stages that are built, the stem first."""
         return [getattr(self, f'stage{i}') for i in range(self.out_indices[-1] + 1)]
 
-    def blocks(self) -> Dict[str, MobileOneBlock]:
+    def blocks(self) -> dict[str, MobileOneBlock]:
         """Every block by its name, e.g. ``stage3.14``."""
         return {name: module for name, module in self.named_modules()
                 if isinstance(module, MobileOneBlock)}  # yapf: disable
 
-    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(N, in_channels, H, W) → the outputs of ``out_indices``, each (N, C, H', W')."""
         outs = []
         for i, stage in enumerate(self.stages):
@@ -258,7 +260,7 @@ class MobileOne(BaseModule):
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys,
                                       unexpected_keys, error_msgs)
 
-    def _fit_state_dict(self, state_dict: Dict[str, Tensor], prefix: str) -> None:
+    def _fit_state_dict(self, state_dict: dict[str, Tensor], prefix: str) -> None:
         """Bring ``state_dict`` to this backbone's form, in place, or raise InputError."""
         names = [key[len(prefix):] for key in state_dict if key.startswith(prefix + 'stage')]
         if not names:
@@ -306,7 +308,7 @@ class MobileOne(BaseModule):
                              f'({"; ".join(problems)}): {remedy}')
 
     @staticmethod
-    def _describe_absence(state_dict: Dict[str, Tensor], prefix: str) -> str:
+    def _describe_absence(state_dict: dict[str, Tensor], prefix: str) -> str:
         message = f'the checkpoint has no weights for the MobileOne backbone ({prefix}stage0.…)'
         found = next((key for key in state_dict if 'stage0.' in key), None)
         if found is None:
@@ -315,7 +317,7 @@ class MobileOne(BaseModule):
         return message + (f' but has {found}: set prefix={elsewhere!r} where it is loaded with '
                           "init_cfg=dict(type='Pretrained', …)")
 
-    def _guess_arch(self, given: Dict[str, Tensor]) -> Optional[str]:
+    def _guess_arch(self, given: dict[str, Tensor]) -> Optional[str]:
         """The variant whose stage widths the weights have, if it is another than the model's."""
         widths = []
         for i in range(NUM_STAGES):
