@@ -1,9 +1,12 @@
 """Other people's names for the same weights: one table a source, read in both directions."""
+from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor
 
 from mmone.errors import InputError
+
+from .io import read_checkpoint, write_checkpoint
 
 
 class Source(NamedTuple):
@@ -11,7 +14,7 @@ class Source(NamedTuple):
 
     Attributes:
         name (str): The source's name.
-        mark (str): A fragment that each of its checkpoints' keys hold and no other source's.
+        mark (str): What a key of each of its checkpoints begins with, and of no other source's.
         renames (tuple): (theirs, ours) fragments, applied in order to a whole key.
     """
     name: str
@@ -60,3 +63,32 @@ def to_mmone(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
             key = key.replace(theirs, ours)
         renamed[key] = tensor
     return renamed
+
+
+def convert(source: str | Path, out: str | Path, trust: bool = False,
+            overwrite: bool = False) -> str:
+    """Write another source's checkpoint under mmone's names, whole or not at all.
+
+    Args:
+        source (str | Path): The checkpoint, a state dict or a dict with ``state_dict``.
+        out (str | Path): The file to write.
+        trust (bool): Allow a pickle that can run code. Defaults to False.
+        overwrite (bool): Replace ``out`` if it exists. Defaults to False.
+
+    Returns:
+        str: The name of the source, as :func:`recognise` tells it.
+
+    Raises:
+        InputError: If a file cannot be used, or the checkpoint is nobody's.
+    """
+    out = Path(out)
+    if out.exists() and (out.is_dir() or not overwrite):
+        raise InputError(f'{out} exists: give another file' + (
+            '' if out.is_dir() else ', or --force to replace it'))
+    if not out.parent.is_dir():
+        raise InputError(f'cannot write {out}: there is no directory {out.parent}')
+    checkpoint = read_checkpoint(source, trust)
+    state_dict = checkpoint.get('state_dict', checkpoint)
+    name = recognise(state_dict)
+    write_checkpoint(dict(state_dict=to_mmone(state_dict)), out)
+    return name

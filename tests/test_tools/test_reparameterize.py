@@ -1,0 +1,71 @@
+"""tools/reparameterize.py and tools/convert.py as a user runs them."""
+import pytest
+import torch
+from kit import TASKS, load_tool
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+
+from mmone.checkpoints.io import read_checkpoint
+
+
+@pytest.fixture
+def trained(config, tmp_path, moved):
+    """A task's tiny config and a checkpoint of its model in training form."""
+
+    def train(task):
+        path = config(task)
+        cfg = Config.fromfile(path)
+        with DefaultScope.overwrite_default_scope(task):
+            model = moved(MODELS.build(cfg.model))
+        torch.save(dict(state_dict=model.state_dict(), meta=dict(dataset_meta=dict(classes=['a']))),
+                   tmp_path / 'epoch_1.pth')
+        return str(path)
+
+    return train
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_a_checkpoint_is_deployed(trained, task, tmp_path, capsys):
+    main = load_tool('reparameterize').main
+    main([trained(task), 'epoch_1.pth', 'deployed.pth'])
+    assert 'largest relative difference' in capsys.readouterr().out
+    checkpoint = read_checkpoint('deployed.pth')
+    assert checkpoint['meta']['dataset_meta'] == dict(classes=['a'])
+    cfg = Config.fromstring(checkpoint['meta']['cfg'], '.py')
+    with DefaultScope.overwrite_default_scope(task):
+        model = MODELS.build(cfg.model)
+    model.load_state_dict(checkpoint['state_dict'])
+    assert model.backbone.deploy
+
+
+def test_what_cannot_be_done_is_one_line_and_status_2(trained, tmp_path, capsys):
+    main = load_tool('reparameterize').main
+    path = trained('mmpretrain')
+    (tmp_path / 'there.pth').write_text('precious')
+    (tmp_path / 'truncated.pth').write_bytes((tmp_path / 'epoch_1.pth').read_bytes()[:-99])
+    for arguments, words in (
+        (['epoch_1.pth', 'there.pth'], '--force'),
+        (['missing.pth', 'out.pth'], 'missing.pth does not exist'),
+        (['truncated.pth', 'out.pth'], 'truncated'),
+        (['epoch_1.pth', 'nowhere/out.pth'], 'no directory'),
+        (['epoch_1.pth', 'out.pth', '--cfg-options', 'model.backbone.arch=s1'], 'does not fit'),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main([path, *arguments])
+        error = capsys.readouterr().err.strip()
+        assert stop.value.code == 2
+        assert words in error and len(error.splitlines()) == 1, error
+        assert not (tmp_path / 'out.pth').exists()
+    assert (tmp_path / 'there.pth').read_text() == 'precious'
+    main([path, 'epoch_1.pth', 'there.pth', '--force'])
+
+
+def test_convert(tmp_path, capsys):
+    main = load_tool('convert').main
+    torch.save({'stage0.reparam_conv.weight': torch.zeros(1)}, tmp_path / 'in.pth')
+    main(['in.pth', 'out.pth'])
+    assert "apple's names" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        main(['in.pth', 'out.pth'])
+    assert stop.value.code == 2
+    assert '--force' in capsys.readouterr().err
