@@ -34,7 +34,7 @@ def draw_samples(cfg: Config, out_dir: str, phase: str = 'train',
         raise InputError(f'the config has no {key}')
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     Path(out_dir).mkdir(parents=True, exist_ok=True)
-    situation = Situation(cfg)
+    situation = Situation(cfg, (key, ))
     with translated(situation):
         dataset = DATASETS.build(cfg[key].dataset)
         situation.datasets[key] = dataset

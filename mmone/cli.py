@@ -13,15 +13,19 @@ RANK_VARIABLES = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
 
 
 @contextmanager
-def error_boundary():
+def error_boundary(log_warnings=False):
     """Turn an :class:`InputError` into one line on stderr and exit status 2.
 
     Every rank of a distributed run exits; rank 0 prints the line, unless only the rank at fault
-    knows it. Any other exception is a bug and keeps its traceback. Warnings of the libraries go to
-    stdout, where the log is, so that stderr holds nothing but what ended the run.
+    knows it. Any other exception is a bug and keeps its traceback.
+
+    Args:
+        log_warnings (bool): Print warnings of the libraries to stdout, for tools whose log is
+            there, so that stderr holds nothing but what ended the run. Defaults to False.
     """
     with warnings.catch_warnings():
-        warnings.showwarning = _print_warning
+        if log_warnings:
+            warnings.showwarning = _print_warning
         try:
             yield
         except InputError as error:

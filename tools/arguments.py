@@ -18,7 +18,9 @@ class Parser(argparse.ArgumentParser):
             "or model.backbone.out_indices='(2, 4)'")
 
     def error(self, message):
-        self.exit(2, f'{self.prog}: error: {message} (see {self.prog} --help)\n')
+        # In a distributed run once, not from every rank.
+        first = all(os.environ.get(name, '0') == '0' for name in ('RANK', 'SLURM_PROCID'))
+        self.exit(2, f'{self.prog}: error: {message} (see {self.prog} --help)\n' if first else None)
 
     def add_launcher(self):
         self.add_argument(

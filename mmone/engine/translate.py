@@ -26,8 +26,12 @@ class SampleError(InputError):
 
 @dataclass
 class Situation:
-    """What is known when something fails: the config, and the runner or data sets once built."""
+    """What is known when something fails: the config, and the runner or data sets once built.
+
+    ``loaders`` are the config's data loaders that are used, in the order they are built in.
+    """
     cfg: mmengine.Config
+    loaders: tuple[str, ...]
     runner: Optional[Runner] = None
     datasets: dict[str, Dataset] = field(default_factory=dict)
 
@@ -88,6 +92,12 @@ def _no_samples(match: re.Match, situation: Situation) -> Optional[InputError]:
     return None
 
 
+def _nothing_listed(match: re.Match, situation: Situation) -> Optional[InputError]:
+    built = situation.built_datasets()
+    building = [key for key in situation.loaders if key not in built and situation.cfg.get(key)]
+    return no_samples(building[0], situation.cfg) if building else None
+
+
 def no_samples(key: str, cfg: mmengine.Config) -> InputError:
     return InputError(f'the data set of {key} has no samples: check its data_root='
                       f'{cfg[key].dataset.get("data_root")!r}, ann_file, data_prefix and filters')
@@ -103,6 +113,7 @@ KNOWN_ERRORS = (
     ('OSError', r'image file is truncated|broken data stream', _unreadable_sample),  # Pillow
     ('SyntaxError', r'broken PNG|PNG file', _unreadable_sample),  # Pillow
     ('AttributeError', r"'NoneType' object has no attribute", _unreadable_sample),  # masks, mmcv
+    ('ValueError', r'need at least one array to concatenate', _nothing_listed),  # BaseDataset
     ('AssertionError', r'', _no_samples),  # a scheduler that counts iterations of no data
 )
 

@@ -104,4 +104,4 @@ def _seed_all(entropy) -> None:
 def _init_worker(worker_id: int, entropy, inner: Optional[Callable]) -> None:
     if inner is not None:
         inner(worker_id)
-    _seed_all((*entropy, worker_id))
+    _seed_all((*entropy, worker_id + 1))  # a trailing 0 would seed as the main process
