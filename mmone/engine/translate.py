@@ -112,7 +112,8 @@ KNOWN_ERRORS = (
     ('UnidentifiedImageError', r'', _unreadable_sample),  # Pillow
     ('OSError', r'image file is truncated|broken data stream', _unreadable_sample),  # Pillow
     ('SyntaxError', r'broken PNG|PNG file', _unreadable_sample),  # Pillow
-    ('AttributeError', r"'NoneType' object has no attribute", _unreadable_sample),  # masks, mmcv
+    ('AttributeError', r"'NoneType' object has no attribute '(squeeze|shape|astype)'",
+     _unreadable_sample),  # what mmcv.imfrombytes gave
     ('ValueError', r'need at least one array to concatenate', _nothing_listed),  # BaseDataset
     ('AssertionError', r'', _no_samples),  # a scheduler that counts iterations of no data
 )
