@@ -80,7 +80,7 @@ setup(
     keywords='computer vision, mobile, re-parameterization, OpenMMLab',
     license='Apache License 2.0',
     packages=find_packages(include=('mmone', 'mmone.*')),
-    python_requires='>=3.9',
+    python_requires='>=3.10',
     install_requires=requirements('runtime'),
     extras_require={
         'all': requirements('optional'),

@@ -1,7 +1,6 @@
 """How large a model is and how much it computes."""
 import copy
 from dataclasses import dataclass
-from typing import Optional
 
 import torch
 from mmengine.analysis import FlopAnalyzer, parameter_count
@@ -57,7 +56,7 @@ class _Tensors(nn.Module):
         return self.model(image, mode='tensor')
 
 
-def config_complexity(cfg: Config, shape: Optional[tuple[int, int]] = None
+def config_complexity(cfg: Config, shape: tuple[int, int] | None = None
                       ) -> tuple[tuple[int, int], dict[str, Complexity]]:
     """Complexity of a config's model in training and in deployed form.
 

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 IMAGES, SEED, VAL_FRACTION = 2500, 0, 0.2
 LATENCY_RUNS = 50
@@ -78,7 +78,7 @@ def _say(text: str, started: float) -> None:
 
 
 def _train(tasks: list[Task], out: Path, configs: Path, data: Path, threads: int,
-           pretrained: Optional[Path], started: float) -> None:
+           pretrained: Path | None, started: float) -> None:
     """Train ``tasks`` side by side, with their last log line shown now and then."""
     processes = {}
     for task in tasks:
@@ -114,12 +114,12 @@ def _train(tasks: list[Task], out: Path, configs: Path, data: Path, threads: int
              f'{metrics["after"]:.2f}', started)
 
 
-def _last_progress(log: Path) -> Optional[str]:
+def _last_progress(log: Path) -> str | None:
     lines = [line for line in log.read_text(errors='replace').splitlines() if 'Epoch(train)' in line]
     return ' '.join(lines[-1].partition('Epoch(train)')[2].split()[:8]) if lines else None
 
 
-def run_task(name: str, out: Path, configs: Path, data: Path, pretrained: Optional[Path]) -> None:
+def run_task(name: str, out: Path, configs: Path, data: Path, pretrained: Path | None) -> None:
     """Train one task and evaluate it in both forms; leaves ``last.pth`` and ``metrics.json``."""
     from mmone.engine.runner import test, train
     started = time.perf_counter()
@@ -208,7 +208,7 @@ def _latency(before, after, dataset) -> list[float]:
     times = ([], [])
     with torch.no_grad():
         for turn in range(LATENCY_RUNS + 5):
-            for model, seen in zip((before, after), times):
+            for model, seen in zip((before, after), times, strict=False):
                 start = time.perf_counter()
                 model(inputs, mode='tensor')
                 if turn >= 5:
@@ -242,8 +242,8 @@ def _draw(strips, path: Path) -> None:
     from matplotlib import pyplot
     figure, axes = pyplot.subplots(
         len(strips), PICTURES, figsize=(4 * PICTURES, 2.4 * len(strips)), squeeze=False)
-    for row, (name, pictures) in zip(axes, strips):
-        for axis, (image, truth, prediction) in zip(row, pictures):
+    for row, (name, pictures) in zip(axes, strips, strict=False):
+        for axis, (image, truth, prediction) in zip(row, pictures, strict=False):
             axis.imshow(image)
             colour = 'black' if name != 'classification' or truth == prediction else 'crimson'
             labels = ('truth: {}, predicted: {}' if name == 'classification' else '{} | {}')

@@ -116,7 +116,7 @@ def test_build_leaves_the_package_folder_alone(wheel, unpacked_sdist):
 def test_metadata(wheel):
     distribution, = importlib.metadata.distributions(path=[str(wheel)])
     assert distribution.metadata['Name'] == 'mmone'
-    assert distribution.metadata['Requires-Python'] == '>=3.9'
+    assert distribution.metadata['Requires-Python'] == '>=3.10'
     assert f"'{distribution.version}'" in (ROOT / 'mmone' / 'version.py').read_text()
 
     runtime = requirements(distribution)

@@ -4,7 +4,6 @@ import pickle
 import re
 import tempfile
 from pathlib import Path
-from typing import Union
 
 import numpy as np
 import torch
@@ -83,7 +82,7 @@ def _load(path: Path, trust: bool) -> object:
     return torch.load(path, map_location='cpu', pickle_module=_WeightsPickle)
 
 
-def read_checkpoint(path: Union[str, Path], trust: bool = False) -> dict:
+def read_checkpoint(path: str | Path, trust: bool = False) -> dict:
     """Read a ``.pth`` file to CPU memory.
 
     Args:
@@ -115,7 +114,7 @@ def read_checkpoint(path: Union[str, Path], trust: bool = False) -> dict:
     return checkpoint
 
 
-def write_checkpoint(checkpoint: dict, path: Union[str, Path]) -> None:
+def write_checkpoint(checkpoint: dict, path: str | Path) -> None:
     """Write ``checkpoint`` to ``path``, whole or not at all, replacing what is there."""
     path = Path(path)
     descriptor, temporary = tempfile.mkstemp(prefix=f'.{path.name}.', dir=path.parent)

@@ -2,7 +2,7 @@
 import copy
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple, Optional, Union
+from typing import NamedTuple
 
 import torch
 from mmengine.config import Config
@@ -95,12 +95,12 @@ def _probe(module: nn.Module) -> tuple[Tensor, ...]:
 
 def _difference(before: tuple[Tensor, ...], after: tuple[Tensor, ...]) -> float:
     # Not max(): its comparison would lose a NaN.
-    ratios = [((a - b).abs().max() / b.abs().max().clamp(min=1e-12)) for b, a in zip(before, after)]
+    ratios = [((a - b).abs().max() / b.abs().max().clamp(min=1e-12)) for b, a in zip(before, after, strict=False)]
     return torch.stack(ratios).max().item()
 
 
 def deployed_copy(model: nn.Module,
-                  tolerance: float = 1e-5) -> tuple[nn.Module, Optional[DeployReport]]:
+                  tolerance: float = 1e-5) -> tuple[nn.Module, DeployReport | None]:
     """A reparameterized copy of a model, checked against its branches.
 
     Args:
@@ -189,8 +189,8 @@ def deployed_checkpoint(model: nn.Module, checkpoint: dict, source: str,
 
 
 def reparameterize_checkpoint(cfg: Config,
-                              source: Union[str, Path],
-                              out: Union[str, Path],
+                              source: str | Path,
+                              out: str | Path,
                               trust: bool = False,
                               overwrite: bool = False,
                               tolerance: float = 1e-5) -> DeployReport:

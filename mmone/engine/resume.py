@@ -4,12 +4,11 @@ import os
 import re
 import zipfile
 from pathlib import Path
-from typing import Optional, Union
 
 Notes = list[tuple[int, str]]
 
 
-def is_whole(path: Union[str, Path]) -> bool:
+def is_whole(path: str | Path) -> bool:
     """Whether a checkpoint was written to its end.
 
     torch.save writes a zip archive, whose directory comes last: what can be listed is whole.
@@ -21,7 +20,7 @@ def is_whole(path: Union[str, Path]) -> bool:
         return False
 
 
-def newest_whole_checkpoint(work_dir: Union[str, Path]) -> tuple[Optional[str], Notes]:
+def newest_whole_checkpoint(work_dir: str | Path) -> tuple[str | None, Notes]:
     """Find the checkpoint to resume from.
 
     mmengine writes checkpoints in place, and ``last_checkpoint`` after them, so after a kill either

@@ -8,7 +8,6 @@ import traceback
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Optional
 
 import torch.distributed
 from mmengine.config import Config, ConfigDict, DictAction
@@ -79,8 +78,8 @@ def _reason(error: Exception) -> str:
 
 
 def train(config: str,
-          work_dir: Optional[str] = None,
-          resume: Optional[str] = None,
+          work_dir: str | None = None,
+          resume: str | None = None,
           amp: bool = False,
           auto_scale_lr: bool = False,
           cfg_options: Sequence[str] = (),
@@ -134,11 +133,11 @@ def train(config: str,
 
 def test(config: str,
          checkpoint: str,
-         work_dir: Optional[str] = None,
+         work_dir: str | None = None,
          deploy: bool = False,
          branches: bool = False,
-         out: Optional[str] = None,
-         show_dir: Optional[str] = None,
+         out: str | None = None,
+         show_dir: str | None = None,
          tta: bool = False,
          cfg_options: Sequence[str] = (),
          launcher: str = 'none',
@@ -203,7 +202,7 @@ def test(config: str,
     return metrics
 
 
-def _prepare(config: str, work_dir: Optional[str], options: Sequence[str], launcher: str,
+def _prepare(config: str, work_dir: str | None, options: Sequence[str], launcher: str,
              trust: bool) -> Config:
     cfg = load_config(config, options)
     cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(config).stem}'

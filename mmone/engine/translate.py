@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Optional
 
 import mmcv
 import mmengine
@@ -32,7 +31,7 @@ class Situation:
     """
     cfg: mmengine.Config
     loaders: tuple[str, ...]
-    runner: Optional[Runner] = None
+    runner: Runner | None = None
     datasets: dict[str, Dataset] = field(default_factory=dict)
 
     def built_datasets(self) -> dict[str, Dataset]:
@@ -65,7 +64,7 @@ def _type_names(error: Exception) -> tuple[str, ...]:
     return tuple(cls.__name__ for cls in type(error).__mro__)
 
 
-def _missing_file(match: re.Match, situation: Situation) -> Optional[InputError]:
+def _missing_file(match: re.Match, situation: Situation) -> InputError | None:
     path = match['path']
     keys = _keys_that_name(path, situation.cfg)
     return keys and InputError(f'{path} does not exist: set {keys[0]} in the config')
@@ -76,7 +75,7 @@ def _unreadable_image(match: re.Match, situation: Situation) -> InputError:
                        'the data set')
 
 
-def _unreadable_sample(match: re.Match, situation: Situation) -> Optional[InputError]:
+def _unreadable_sample(match: re.Match, situation: Situation) -> InputError | None:
     for dataset in situation.built_datasets().values():
         print_log('A sample could not be decoded; looking for its file', logger='current')
         for path in _sample_files(dataset):
@@ -85,14 +84,14 @@ def _unreadable_sample(match: re.Match, situation: Situation) -> Optional[InputE
     return None
 
 
-def _no_samples(match: re.Match, situation: Situation) -> Optional[InputError]:
+def _no_samples(match: re.Match, situation: Situation) -> InputError | None:
     for key, dataset in situation.built_datasets().items():
         if len(dataset) == 0:
             return no_samples(key, situation.cfg)
     return None
 
 
-def _nothing_listed(match: re.Match, situation: Situation) -> Optional[InputError]:
+def _nothing_listed(match: re.Match, situation: Situation) -> InputError | None:
     built = situation.built_datasets()
     building = [key for key in situation.loaders if key not in built and situation.cfg.get(key)]
     return no_samples(building[0], situation.cfg) if building else None
@@ -145,11 +144,11 @@ def _keys_that_name(path: str, cfg: mmengine.Config) -> list[str]:
     return [key for _, key in sorted(found, key=lambda item: item[0])]
 
 
-def built_datasets(runner: Optional[Runner]) -> dict:
+def built_datasets(runner: Runner | None) -> dict:
     """The data sets that ``runner`` has built so far, by the config key of their loader."""
     loops = [getattr(runner, f'_{phase}_loop', None) for phase in ('train', 'val', 'test')]
     return {key: loop.dataloader.dataset
-            for key, loop in zip(DATALOADERS, loops) if isinstance(loop, BaseLoop)}  # yapf: disable
+            for key, loop in zip(DATALOADERS, loops, strict=False) if isinstance(loop, BaseLoop)}  # yapf: disable
 
 
 def _sample_files(dataset: Dataset) -> Iterator[str]:

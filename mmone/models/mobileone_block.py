@@ -1,7 +1,6 @@
 """The MobileOne block: many linear branches while training, one convolution deployed."""
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Optional
 
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule, build_activation_layer, build_norm_layer
@@ -91,7 +90,7 @@ class MobileOneBlock(BaseModule):
                  groups: int = 1,
                  use_scale: bool = True,
                  use_skip: bool = True,
-                 se_cfg: Optional[dict] = None,
+                 se_cfg: dict | None = None,
                  norm_cfg: dict = dict(type='BN'),
                  act_cfg: dict = dict(type='ReLU'),
                  with_cp: bool = False,
@@ -154,7 +153,7 @@ class MobileOneBlock(BaseModule):
         self.branch_scale = self._conv_norm(PointwiseConv2d, 1) if self.use_scale else None
         self.branch_norm = self._norm() if self.use_skip else None
 
-    def branches(self) -> Iterator[tuple[Optional[nn.Conv2d], nn.Module]]:
+    def branches(self) -> Iterator[tuple[nn.Conv2d | None, nn.Module]]:
         """The (convolution, norm) of every branch; None stands for the identity.
 
         The forward pass and the folding both read this list.
@@ -200,7 +199,7 @@ class MobileOneBlock(BaseModule):
         try:
             yield
         finally:
-            for norm, (momentum, num_batches_tracked) in zip(norms, saved):
+            for norm, (momentum, num_batches_tracked) in zip(norms, saved, strict=False):
                 norm.momentum = momentum
                 norm.num_batches_tracked = num_batches_tracked
 

@@ -30,9 +30,9 @@ def test_deployed_equals_branches(arch, size, moved):
         expected, expected32 = model(x), model32(x.float())
         model.switch_to_deploy()
         model32.switch_to_deploy()
-        for a, b in zip(model(x), expected):
+        for a, b in zip(model(x), expected, strict=False):
             assert relative_difference(a, b) < 1e-10
-        for a, b in zip(model32(x.float()), expected32):
+        for a, b in zip(model32(x.float()), expected32, strict=False):
             assert relative_difference(a, b) < 1e-5
 
 
@@ -159,7 +159,7 @@ def test_channels_last_training_on_cpu_equals_contiguous():
     out = twin(x.to(memory_format=torch.channels_last))[-1]
     out.square().mean().backward()
     assert out.is_contiguous(memory_format=torch.channels_last)
-    for (name, a), b in zip(model.named_parameters(), twin.parameters()):
+    for (name, a), b in zip(model.named_parameters(), twin.parameters(), strict=False):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-2, atol=1e-4, msg=name)
 
 
@@ -183,8 +183,8 @@ def test_parity_with_mmpretrain(arch, mode, moved):
             model.switch_to_deploy()
     inputs = [torch.randn(2, 3, 65, 71, dtype=torch.float64, requires_grad=True)]
     inputs.append(inputs[0].detach().clone().requires_grad_())
-    outs = [model(x) for model, x in zip((peer, ours), inputs)]
-    for a, b in zip(*outs):
+    outs = [model(x) for model, x in zip((peer, ours), inputs, strict=False)]
+    for a, b in zip(*outs, strict=False):
         torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-9)
     for out in outs:
         sum(o.square().mean() for o in out).backward()

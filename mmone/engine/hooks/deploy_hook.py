@@ -2,7 +2,6 @@
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional
 
 import torch
 from mmengine.dist import master_only
@@ -47,7 +46,7 @@ class DeployHook(Hook):
     def __init__(self, validate: bool = False, tolerance: float = 1e-5):
         self.validate = validate
         self.tolerance = tolerance
-        self._training_model: Optional[torch.nn.Module] = None
+        self._training_model: torch.nn.Module | None = None
 
     def _deploy(self, runner) -> None:
         runner.model, report = deployed_copy(runner.model, self.tolerance)
@@ -62,7 +61,7 @@ class DeployHook(Hook):
             self._training_model = runner.model
             self._deploy(runner)
 
-    def after_val_epoch(self, runner, metrics: Optional[dict] = None) -> None:
+    def after_val_epoch(self, runner, metrics: dict | None = None) -> None:
         if self._training_model is not None:
             runner.model = self._training_model
             self._training_model = None

@@ -1,7 +1,7 @@
 """Random numbers that a resumed run draws again."""
 import random
+from collections.abc import Callable
 from functools import partial
-from typing import Callable, Optional
 
 import numpy as np
 import torch
@@ -41,8 +41,8 @@ class EpochSeedHook(Hook):
     priority = 'VERY_HIGH'
 
     def __init__(self):
-        self._seed: Optional[int] = None
-        self._inner_worker_init_fn: Optional[Callable] = None
+        self._seed: int | None = None
+        self._inner_worker_init_fn: Callable | None = None
 
     def before_train(self, runner) -> None:
         loader = runner.train_dataloader
@@ -101,7 +101,7 @@ def _seed_all(entropy) -> None:
     torch.manual_seed(int(seeds[2]))
 
 
-def _init_worker(worker_id: int, entropy, inner: Optional[Callable]) -> None:
+def _init_worker(worker_id: int, entropy, inner: Callable | None) -> None:
     if inner is not None:
         inner(worker_id)
     _seed_all((*entropy, worker_id + 1))  # a trailing 0 would seed as the main process

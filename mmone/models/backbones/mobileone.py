@@ -1,7 +1,6 @@
 """The MobileOne backbone: the table of variants and the stages."""
 from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import Optional, Union
 
 from mmengine.logging import print_log
 from mmengine.model import BaseModule, Sequential
@@ -32,11 +31,11 @@ ARCHS = {
 
 def stage_channels(arch: dict[str, Sequence]) -> tuple[int, ...]:
     """Output channels of stage0 (the stem) to stage4."""
-    widths = [int(base * factor) for base, factor in zip(BASE_CHANNELS, arch['width_factor'])]
+    widths = [int(base * factor) for base, factor in zip(BASE_CHANNELS, arch['width_factor'], strict=False)]
     return (min(64, widths[0]), *widths)
 
 
-def check_arch(arch: Union[str, dict]) -> dict[str, tuple]:
+def check_arch(arch: str | dict) -> dict[str, tuple]:
     """Look up or validate an ``arch``.
 
     Returns:
@@ -70,7 +69,7 @@ def check_arch(arch: Union[str, dict]) -> dict[str, tuple]:
                 raise InputError(f'arch[{key!r}] has the value {value!r}: expected '
                                  f'{"an integer" if kind is Integral else "a number"} of '
                                  f'at least {minimum}')
-    for index, (depth, se) in enumerate(zip(arch['num_blocks'], arch['num_se_blocks'])):
+    for index, (depth, se) in enumerate(zip(arch['num_blocks'], arch['num_se_blocks'], strict=False)):
         if se > depth:
             raise InputError(f"arch['num_se_blocks'][{index}] is {se}, more than the {depth} "
                              f"blocks of stage{index + 1} in arch['num_blocks']")
@@ -80,7 +79,7 @@ def check_arch(arch: Union[str, dict]) -> dict[str, tuple]:
     return {key: tuple(values) for key, values in arch.items()}
 
 
-def _check_per_stage(name: str, values: Sequence[int], allowed: Optional[tuple] = None) -> tuple:
+def _check_per_stage(name: str, values: Sequence[int], allowed: tuple | None = None) -> tuple:
     if (not isinstance(values, (list, tuple)) or len(values) != NUM_STAGES or not all(
             isinstance(v, Integral) and v >= 1 and (not allowed or v in allowed)
             for v in values)):
@@ -147,9 +146,9 @@ class MobileOne(BaseModule):
     """
 
     def __init__(self,
-                 arch: Union[str, dict] = 's0',
+                 arch: str | dict = 's0',
                  in_channels: int = 3,
-                 out_indices: Union[int, Sequence[int]] = (-1, ),
+                 out_indices: int | Sequence[int] = (-1, ),
                  strides: Sequence[int] = (2, 2, 2, 2, 2),
                  dilations: Sequence[int] = (1, 1, 1, 1, 1),
                  use_scale: bool = True,
@@ -161,7 +160,7 @@ class MobileOne(BaseModule):
                  act_cfg: dict = dict(type='ReLU'),
                  with_cp: bool = False,
                  deploy: bool = False,
-                 init_cfg: Optional[Union[dict, list[dict]]] = [
+                 init_cfg: dict | list[dict] | None = [
                      dict(type='Kaiming', layer=['Conv2d']),
                      dict(type='Constant', val=1, layer=['_BatchNorm'])
                  ]):
@@ -201,7 +200,7 @@ class MobileOne(BaseModule):
         self._freeze_stages()
 
     @staticmethod
-    def _check_out_indices(out_indices: Union[int, Sequence[int]]) -> tuple[int, ...]:
+    def _check_out_indices(out_indices: int | Sequence[int]) -> tuple[int, ...]:
         given = (out_indices, ) if isinstance(out_indices, Integral) else tuple(out_indices)
         for index in given:
             if not isinstance(index, Integral) or not -NUM_STAGES <= index < NUM_STAGES:
@@ -317,7 +316,7 @@ class MobileOne(BaseModule):
         return message + (f' but has {found}: set prefix={elsewhere!r} where it is loaded with '
                           "init_cfg=dict(type='Pretrained', …)")
 
-    def _guess_arch(self, given: dict[str, Tensor]) -> Optional[str]:
+    def _guess_arch(self, given: dict[str, Tensor]) -> str | None:
         """The variant whose stage widths the weights have, if it is another than the model's."""
         widths = []
         for i in range(NUM_STAGES):
@@ -329,6 +328,6 @@ class MobileOne(BaseModule):
         own = stage_channels(self.arch)
         for name, arch in ARCHS.items():
             channels = stage_channels(arch)
-            if channels != own and all(w in (None, c) for w, c in zip(widths, channels)):
+            if channels != own and all(w in (None, c) for w, c in zip(widths, channels, strict=False)):
                 return name
         return None
