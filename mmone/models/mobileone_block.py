@@ -74,6 +74,8 @@ class MobileOneBlock(BaseModule):
         act_cfg (dict): Defaults to ``dict(type='ReLU')``.
         with_cp (bool): Recompute the block in the backward pass instead of storing its
             activations. Running statistics are updated once, as without it. Defaults to False.
+        init_gamma (float): What ``init_weights()`` sets the BatchNorm weights of the convolution
+            branches to; the skip branch starts at 1. Defaults to 1.
         deploy (bool): Build the deployed form. Defaults to False.
 
     Raises:
@@ -94,6 +96,7 @@ class MobileOneBlock(BaseModule):
                  norm_cfg: dict = dict(type='BN'),
                  act_cfg: dict = dict(type='ReLU'),
                  with_cp: bool = False,
+                 init_gamma: float = 1.0,
                  deploy: bool = False):
         super().__init__()
         self.in_channels = in_channels
@@ -107,6 +110,7 @@ class MobileOneBlock(BaseModule):
         self.use_skip = use_skip and in_channels == out_channels and stride == 1
         self.norm_cfg = norm_cfg
         self.with_cp = with_cp
+        self.init_gamma = init_gamma
         self.deploy = deploy
 
         if deploy:
@@ -152,6 +156,13 @@ class MobileOneBlock(BaseModule):
             self._conv_norm(conv_type, self.kernel_size) for _ in range(self.num_convs))
         self.branch_scale = self._conv_norm(PointwiseConv2d, 1) if self.use_scale else None
         self.branch_norm = self._norm() if self.use_skip else None
+
+    def init_weights(self) -> None:
+        super().init_weights()
+        if self.init_gamma != 1 and not self.deploy:
+            for conv, norm in self.branches():
+                if conv is not None:
+                    nn.init.constant_(norm.weight, self.init_gamma)
 
     def branches(self) -> Iterator[tuple[nn.Conv2d | None, nn.Module]]:
         """The (convolution, norm) of every branch; None stands for the identity.

@@ -151,6 +151,19 @@ def test_in_channels_act_cfg_and_with_cp_reach_the_blocks():
     assert x.grad.abs().sum() > 0
 
 
+def test_init_gamma_is_for_convolutions_and_not_for_pretrained_weights(tmp_path):
+    model = MobileOne(TINY, init_gamma=0.1)
+    model.init_weights()
+    gammas = {conv is None: norm.weight.unique().item()
+              for block in model.blocks().values() for conv, norm in block.branches()}
+    assert gammas == {True: 1.0, False: pytest.approx(0.1)}
+    torch.save(MobileOne(TINY).state_dict(), tmp_path / 'a.pth')
+    model = MobileOne(TINY, init_gamma=0.1, init_cfg=dict(
+        type='Pretrained', checkpoint=str(tmp_path / 'a.pth')))
+    model.init_weights()
+    assert model.stage0.branch_scale.norm.weight.unique().item() == 1
+
+
 def test_channels_last_training_on_cpu_equals_contiguous():
     model = MobileOne(TINY).train()
     twin = copy.deepcopy(model).to(memory_format=torch.channels_last)
