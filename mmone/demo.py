@@ -208,7 +208,7 @@ def _latency(before, after, dataset) -> list[float]:
     times = ([], [])
     with torch.no_grad():
         for turn in range(LATENCY_RUNS + 5):
-            for model, seen in zip((before, after), times, strict=False):
+            for model, seen in zip((before, after), times):
                 start = time.perf_counter()
                 model(inputs, mode='tensor')
                 if turn >= 5:
@@ -242,8 +242,8 @@ def _draw(strips, path: Path) -> None:
     from matplotlib import pyplot
     figure, axes = pyplot.subplots(
         len(strips), PICTURES, figsize=(4 * PICTURES, 2.4 * len(strips)), squeeze=False)
-    for row, (name, pictures) in zip(axes, strips, strict=False):
-        for axis, (image, truth, prediction) in zip(row, pictures, strict=False):
+    for row, (name, pictures) in zip(axes, strips):
+        for axis, (image, truth, prediction) in zip(row, pictures):
             axis.imshow(image)
             colour = 'black' if name != 'classification' or truth == prediction else 'crimson'
             labels = ('truth: {}, predicted: {}' if name == 'classification' else '{} | {}')

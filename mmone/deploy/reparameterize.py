@@ -95,7 +95,7 @@ def _probe(module: nn.Module) -> tuple[Tensor, ...]:
 
 def _difference(before: tuple[Tensor, ...], after: tuple[Tensor, ...]) -> float:
     # Not max(): its comparison would lose a NaN.
-    ratios = [((a - b).abs().max() / b.abs().max().clamp(min=1e-12)) for b, a in zip(before, after, strict=False)]
+    ratios = [((a - b).abs().max() / b.abs().max().clamp(min=1e-12)) for b, a in zip(before, after)]
     return torch.stack(ratios).max().item()
 
 

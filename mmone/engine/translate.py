@@ -148,7 +148,7 @@ def built_datasets(runner: Runner | None) -> dict:
     """The data sets that ``runner`` has built so far, by the config key of their loader."""
     loops = [getattr(runner, f'_{phase}_loop', None) for phase in ('train', 'val', 'test')]
     return {key: loop.dataloader.dataset
-            for key, loop in zip(DATALOADERS, loops, strict=False) if isinstance(loop, BaseLoop)}  # yapf: disable
+            for key, loop in zip(DATALOADERS, loops) if isinstance(loop, BaseLoop)}  # yapf: disable
 
 
 def _sample_files(dataset: Dataset) -> Iterator[str]:

@@ -210,7 +210,7 @@ class MobileOneBlock(BaseModule):
         try:
             yield
         finally:
-            for norm, (momentum, num_batches_tracked) in zip(norms, saved, strict=False):
+            for norm, (momentum, num_batches_tracked) in zip(norms, saved):
                 norm.momentum = momentum
                 norm.num_batches_tracked = num_batches_tracked
 

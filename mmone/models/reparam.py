@@ -53,5 +53,5 @@ def identity_kernel(channels: int, groups: int, kernel_size: int, like: Tensor) 
 def sum_branches(branches: Iterable[tuple[Tensor, Tensor]],
                  kernel_size: int) -> tuple[Tensor, Tensor]:
     """Sum folded (kernel, bias) pairs into the one K×K convolution equal to their sum."""
-    kernels, biases = zip(*branches, strict=False)
+    kernels, biases = zip(*branches)
     return sum(pad_kernel(kernel, kernel_size) for kernel in kernels), sum(biases)

@@ -41,7 +41,7 @@ class Classifier(BaseModel):
         label = torch.as_tensor(label)
         if mode == 'loss':
             return dict(loss=nn.functional.cross_entropy(scores, label))
-        return [dict(score=s, label=t) for s, t in zip(scores, label, strict=False)]
+        return [dict(score=s, label=t) for s, t in zip(scores, label)]
 
 
 class Scores(BaseMetric):
@@ -142,7 +142,7 @@ def test_validation_in_deployed_form_changes_nothing_else(run, ema, tmp_path):
     (plain, plain_scores), (deployed, deployed_scores) = runs
     assert watch.forms and all(watch.forms)
     assert not is_deployed(deployed.model)
-    for a, b in zip(plain_scores, deployed_scores, strict=False):
+    for a, b in zip(plain_scores, deployed_scores):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
     for path in ('epoch_1.pth', 'epoch_2.pth'):
         a, b = (torch.load(tmp_path / name / path) for name in ('plain', 'deployed'))

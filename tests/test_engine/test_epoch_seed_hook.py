@@ -84,7 +84,7 @@ def run(tmp_path, name, by_epoch=True, workers=0, seed=None, stop=None, resume=N
 
 def same(one, other):
     return len(one) == len(other) and all(
-        torch.equal(a, b) and x == y for (a, x), (b, y) in zip(one, other, strict=False))
+        torch.equal(a, b) and x == y for (a, x), (b, y) in zip(one, other))
 
 
 @pytest.mark.parametrize('workers', [0, 2])
@@ -136,7 +136,7 @@ def test_ranks_differ_but_shuffle_alike(monkeypatch):
         drawn.append((list(loader.sampler), torch.rand(3), np.random.rand(3), random.random()))
     (indices, *first), (other_indices, *second) = drawn
     assert indices == other_indices
-    for a, b in zip(first, second, strict=False):
+    for a, b in zip(first, second):
         assert np.all(np.asarray(a) != np.asarray(b))
 
 

@@ -30,9 +30,9 @@ def test_deployed_equals_branches(arch, size, moved):
         expected, expected32 = model(x), model32(x.float())
         model.switch_to_deploy()
         model32.switch_to_deploy()
-        for a, b in zip(model(x), expected, strict=False):
+        for a, b in zip(model(x), expected):
             assert relative_difference(a, b) < 1e-10
-        for a, b in zip(model32(x.float()), expected32, strict=False):
+        for a, b in zip(model32(x.float()), expected32):
             assert relative_difference(a, b) < 1e-5
 
 
@@ -199,8 +199,8 @@ def test_parity_with_mmpretrain(arch, mode, moved):
             model.switch_to_deploy()
     inputs = [torch.randn(2, 3, 65, 71, dtype=torch.float64, requires_grad=True)]
     inputs.append(inputs[0].detach().clone().requires_grad_())
-    outs = [model(x) for model, x in zip((peer, ours), inputs, strict=False)]
-    for a, b in zip(*outs, strict=False):
+    outs = [model(x) for model, x in zip((peer, ours), inputs)]
+    for a, b in zip(*outs):
         torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-9)
     for out in outs:
         sum(o.square().mean() for o in out).backward()

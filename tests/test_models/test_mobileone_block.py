@@ -94,7 +94,7 @@ def test_equivalent_kernel_is_differentiable(moved):
     through_kernel = [p.grad.clone() for p in block.parameters()]
     block.zero_grad()
     block(x).sum().backward()
-    for ours, p in zip(through_kernel, block.parameters(), strict=False):
+    for ours, p in zip(through_kernel, block.parameters()):
         torch.testing.assert_close(ours, p.grad, rtol=1e-9, atol=1e-9)
 
 
@@ -116,7 +116,7 @@ def test_channels_last_training_of_the_stem_on_cpu():
         for _ in range(3):
             model.zero_grad()
             model(inputs).square().mean().backward()
-    for a, b in zip(block.parameters(), twin.parameters(), strict=False):
+    for a, b in zip(block.parameters(), twin.parameters()):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-5)
 
 
@@ -135,9 +135,9 @@ def test_checkpointing_changes_nothing_but_memory(momentum):
             block(inputs).square().sum().backward()
         grads.append(inputs.grad)
     torch.testing.assert_close(*grads, rtol=0, atol=1e-12)
-    for (name, a), b in zip(plain.state_dict().items(), checkpointed.state_dict().values(), strict=False):
+    for (name, a), b in zip(plain.state_dict().items(), checkpointed.state_dict().values()):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12, msg=name)
-    for a, b in zip(plain.parameters(), checkpointed.parameters(), strict=False):
+    for a, b in zip(plain.parameters(), checkpointed.parameters()):
         torch.testing.assert_close(a.grad, b.grad, rtol=0, atol=1e-12)
 
 

@@ -179,7 +179,7 @@ def test_outputs_of_test(trained, task, capsys):
             outputs.append(pickle.load(file))
     names = [sample['img_path'] for sample in outputs[0]]
     assert names and [sample['img_path'] for sample in outputs[1]] == names
-    for one, other in zip(*outputs, strict=False):
+    for one, other in zip(*outputs):
         if task == 'mmpretrain':
             torch.testing.assert_close(one['pred_score'], other['pred_score'])
         elif task == 'mmdet':

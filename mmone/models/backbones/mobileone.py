@@ -32,7 +32,7 @@ ARCHS = {
 
 def stage_channels(arch: dict[str, Sequence]) -> tuple[int, ...]:
     """Output channels of stage0 (the stem) to stage4."""
-    widths = [int(base * factor) for base, factor in zip(BASE_CHANNELS, arch['width_factor'], strict=False)]
+    widths = [int(base * factor) for base, factor in zip(BASE_CHANNELS, arch['width_factor'])]
     return (min(64, widths[0]), *widths)
 
 
@@ -70,7 +70,7 @@ def check_arch(arch: str | dict) -> dict[str, tuple]:
                 raise InputError(f'arch[{key!r}] has the value {value!r}: expected '
                                  f'{"an integer" if kind is Integral else "a number"} of '
                                  f'at least {minimum}')
-    for index, (depth, se) in enumerate(zip(arch['num_blocks'], arch['num_se_blocks'], strict=False)):
+    for index, (depth, se) in enumerate(zip(arch['num_blocks'], arch['num_se_blocks'])):
         if se > depth:
             raise InputError(f"arch['num_se_blocks'][{index}] is {se}, more than the {depth} "
                              f"blocks of stage{index + 1} in arch['num_blocks']")
@@ -340,6 +340,6 @@ class MobileOne(BaseModule):
         own = stage_channels(self.arch)
         for name, arch in ARCHS.items():
             channels = stage_channels(arch)
-            if channels != own and all(w in (None, c) for w, c in zip(widths, channels, strict=False)):
+            if channels != own and all(w in (None, c) for w, c in zip(widths, channels)):
                 return name
         return None
