@@ -5,6 +5,7 @@ _base_ = [
 
 # Platelets are about 22 pixels wide, red cells 59, white ones 109.
 model = dict(
+    backbone=dict(channels_last=True, init_gamma=0.1),
     bbox_head=dict(
         num_classes=3,
         anchor_generator=dict(

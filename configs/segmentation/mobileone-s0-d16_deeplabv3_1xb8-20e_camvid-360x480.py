@@ -8,6 +8,7 @@ _base_ = [
 head = dict(num_classes=11, ignore_index=11, channels=128)
 model = dict(
     data_preprocessor=dict(size=_base_.crop_size, seg_pad_val=11),
+    backbone=dict(channels_last=True, init_gamma=0.1),
     decode_head=head,
     auxiliary_head=head)
 

@@ -1,0 +1,26 @@
+_base_ = [
+    '../_base_/models/ssdlite.py', '../_base_/datasets/shapes_det.py',
+    '../_base_/schedules/adamw_12e.py', '../_base_/runtime_det.py'
+]
+
+# Shapes are 25 to 95 pixels long: four levels will do.
+channels = (256, 1024, 256, 128)
+model = dict(
+    backbone=dict(
+        channels_last=True,  # faster on a CPU
+        init_cfg=dict(
+            type='Pretrained',
+            checkpoint='work_dirs/demo/classification/last.pth',
+            prefix='backbone.')),
+    neck=dict(out_channels=channels, level_strides=(2, 2), level_paddings=(1, 1)),
+    bbox_head=dict(
+        num_classes=5,
+        in_channels=channels,
+        anchor_generator=dict(
+            strides=[16, 32, 53, 80],
+            ratios=[[2]] * 4,
+            min_sizes=[24, 44, 66, 90],
+            max_sizes=[44, 66, 90, 120])))
+
+# Some hundred iterations leave no time for a slow average.
+custom_hooks = [dict(_base_.custom_hooks[0], momentum=0.02), *_base_.custom_hooks[1:]]

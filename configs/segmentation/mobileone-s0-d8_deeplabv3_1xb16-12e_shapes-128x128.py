@@ -1,0 +1,19 @@
+_base_ = [
+    '../_base_/models/deeplabv3.py', '../_base_/datasets/shapes_seg.py',
+    '../_base_/schedules/adamw_12e.py', '../_base_/runtime_seg.py'
+]
+
+model = dict(
+    data_preprocessor=dict(size=(128, 128)),
+    backbone=dict(
+        channels_last=True,  # faster on a CPU
+        init_cfg=dict(
+            type='Pretrained',
+            checkpoint='work_dirs/demo/classification/last.pth',
+            prefix='backbone.'),
+        **_base_.output_stride_8.backbone),
+    decode_head=dict(num_classes=6, channels=64, dilations=(1, 3, 6, 9)),
+    auxiliary_head=dict(num_classes=6, channels=64))
+
+# Some hundred iterations leave no time for a slow average.
+custom_hooks = [dict(_base_.custom_hooks[0], momentum=0.02), *_base_.custom_hooks[1:]]
