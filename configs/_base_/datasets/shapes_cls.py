@@ -10,8 +10,9 @@ data_preprocessor = dict(
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=96),
-    dict(type='RandomCrop', crop_size=96, padding=8, padding_mode='reflect'),
-    dict(type='RandomFlip', prob=[0.25, 0.25], direction=['horizontal', 'vertical']),
+    # Every quarter turn and mirror image of a shape is the same shape.
+    dict(type='Rotate', angle=90, prob=0.5),
+    dict(type='RandomFlip', prob=[0.25] * 3, direction=['horizontal', 'vertical', 'diagonal']),
     dict(type='PackInputs')
 ]
 test_pipeline = [
