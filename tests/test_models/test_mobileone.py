@@ -51,6 +51,12 @@ def test_output_strides_and_dilations(strides, dilations, output_stride, moved):
     assert relative_difference(model(x)[-1], out) < 1e-10
 
 
+@pytest.mark.parametrize('strides', [(2, 2, 2, 1, 1), (2, 2, 2, 2, 1), (1, 1, 1, 1, 1)])
+def test_a_classifiers_checkpoint_fits_at_any_strides(strides):
+    dense = MobileOne(TINY, strides=strides)
+    dense.load_state_dict(MobileOne(TINY).state_dict(), strict=True)
+
+
 def test_first_block_of_a_dilated_stage_keeps_the_previous_rate():
     model = MobileOne('s0', strides=(2, 2, 2, 1, 1), dilations=(1, 1, 1, 2, 4), deploy=True)
     rates = [[block.dilation for block in stage if block.kernel_size == 3]

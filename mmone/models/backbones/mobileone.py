@@ -117,7 +117,8 @@ class MobileOne(BaseModule):
         out_indices (int | Sequence[int]): Stages to return, in ascending order; negative ones
             count from the end. Defaults to ``(-1, )``, stage4.
         strides (Sequence[int]): Strides of stage0 to stage4, each 1 or 2. Output stride 16 is
-            ``(2, 2, 2, 2, 1)``, 8 is ``(2, 2, 2, 1, 1)``. Defaults to ``(2, 2, 2, 2, 2)``.
+            ``(2, 2, 2, 2, 1)``, 8 is ``(2, 2, 2, 1, 1)``. Parameters are the same at any
+            strides, so a classifier's checkpoint fits. Defaults to ``(2, 2, 2, 2, 2)``.
         dilations (Sequence[int]): Dilation of stage0 to stage4. The first block of a stage keeps
             the previous stage's rate, since its input was computed at that rate (as torchvision's
             and mmseg's dilated ResNets do). Defaults to ``(1, 1, 1, 1, 1)``.
@@ -187,11 +188,11 @@ class MobileOne(BaseModule):
         self.channels_last = channels_last
         self.deploy = deploy
 
-        common = dict(use_scale=use_scale, use_skip=use_skip, norm_cfg=norm_cfg, act_cfg=act_cfg,
+        common = dict(use_scale=use_scale, norm_cfg=norm_cfg, act_cfg=act_cfg,
                       with_cp=with_cp, init_gamma=init_gamma, deploy=deploy)  # yapf: disable
         channels = stage_channels(self.arch)
         self.stage0 = MobileOneBlock(in_channels, channels[0], kernel_size=3, num_convs=1,
-                                     stride=strides[0], dilation=dilations[0], **common)
+                                     stride=strides[0], dilation=dilations[0], use_skip=False, **common)
         for i in range(1, self.out_indices[-1] + 1):
             depth, k, num_se = (self.arch[key][i - 1] for key in
                                 ('num_blocks', 'num_conv_branches', 'num_se_blocks'))
@@ -203,9 +204,13 @@ class MobileOne(BaseModule):
                 blocks.append(MobileOneBlock(
                     width, width, kernel_size=3, num_convs=k, groups=width,
                     stride=strides[i] if first else 1,
-                    dilation=dilations[i - 1] if first else dilations[i], **se, **common))
+                    dilation=dilations[i - 1] if first else dilations[i],
+                    # Where the classifier has stride 2 there is none, so that its checkpoints
+                    # fit at any strides.
+                    use_skip=use_skip and not first, **se, **common))
                 blocks.append(MobileOneBlock(
-                    width, channels[i], kernel_size=1, num_convs=k, **se, **common))
+                    width, channels[i], kernel_size=1, num_convs=k, use_skip=use_skip, **se,
+                    **common))
             self.add_module(f'stage{i}', Sequential(*blocks))
         self._freeze_stages()
 
