@@ -1,6 +1,7 @@
 # Made by tools/make_shapes.py. For another place, set data_root of the three loaders' datasets.
 dataset_type = 'BaseSegDataset'
 data_root = 'data/shapes'
+crop_size = (96, 96)
 common = dict(
     type=dataset_type,
     data_root=data_root,
@@ -15,6 +16,7 @@ common = dict(
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
+    dict(type='RandomCrop', crop_size=crop_size),
     dict(type='RandomFlip', prob=[0.25, 0.25], direction=['horizontal', 'vertical']),
     dict(type='PackSegInputs')
 ]

@@ -1,10 +1,10 @@
 _base_ = [
     '../_base_/models/deeplabv3.py', '../_base_/datasets/shapes_seg.py',
-    '../_base_/schedules/adamw_12e.py', '../_base_/runtime_seg.py'
+    '../_base_/schedules/adamw_4e.py', '../_base_/runtime_seg.py'
 ]
 
 model = dict(
-    data_preprocessor=dict(size=(128, 128)),
+    data_preprocessor=dict(size=_base_.crop_size),
     backbone=dict(
         channels_last=True,  # faster on a CPU
         init_cfg=dict(
