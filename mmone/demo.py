@@ -65,7 +65,8 @@ def run(out: Path, configs: Path, data: Path) -> Path:
         shutil.rmtree(out / task.name, ignore_errors=True)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     classifier, *others = TASKS
-    _train([classifier], out, configs, data, cores, None, started)
+    # A core for the data loaders' processes.
+    _train([classifier], out, configs, data, max(1, cores - 1), None, started)
     _train(others, out, configs, data, max(1, cores // 2), out / classifier.name / 'last.pth',
            started)
     table = _report(out, configs, data, time.perf_counter() - started)
@@ -87,8 +88,9 @@ def _train(tasks: list[Task], out: Path, configs: Path, data: Path, threads: int
         command = [sys.executable, '-m', 'mmone.demo', task.name, str(out), str(configs), str(data)]
         if pretrained:
             command.append(str(pretrained))
-        # Two processes that spin on each other's cores would be several times slower.
-        environment = dict(os.environ, OMP_NUM_THREADS=str(threads), OMP_WAIT_POLICY='passive')
+        environment = dict(os.environ, OMP_NUM_THREADS=str(threads))
+        if len(tasks) > 1:  # processes that spin on each other's cores are several times slower
+            environment['OMP_WAIT_POLICY'] = 'passive'
         with open(folder / 'log.txt', 'w') as log:
             processes[task] = subprocess.Popen(
                 command, stdout=log, stderr=subprocess.STDOUT, env=environment)

@@ -4,12 +4,15 @@ import logging
 import pytest
 import torch
 from mmengine.logging import MMLogger
+from mmengine.visualization import Visualizer
 
 
 @pytest.fixture(autouse=True)
 def _seeded_and_quiet():
-    """The same random numbers for every test, and no page of initialization logs on a failure."""
+    """The same random numbers for every test, no page of initialization logs on a failure, and no
+    visualizer left behind by another test's runner, which hooks would take for their own."""
     torch.manual_seed(0)
+    Visualizer._instance_dict.clear()
     MMLogger.get_current_instance().setLevel(logging.WARNING)
 
 

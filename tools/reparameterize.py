@@ -21,7 +21,7 @@ def parse_args(argv=None):
     parser.add_argument(
         '--trust', action='store_true', help='allow a checkpoint that can run code when it is loaded')
     parser.add_argument(
-        '--tolerance', type=float, default=1e-5, metavar='X',
+        '--tolerance', type=float, default=1e-4, metavar='X',
         help='largest relative difference from the branches, in float64 (default: %(default)s)')
     return parser.parse_args(argv)
 

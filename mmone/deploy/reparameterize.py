@@ -100,13 +100,13 @@ def _difference(before: tuple[Tensor, ...], after: tuple[Tensor, ...]) -> float:
 
 
 def deployed_copy(model: nn.Module,
-                  tolerance: float = 1e-5) -> tuple[nn.Module, DeployReport | None]:
+                  tolerance: float = 1e-4) -> tuple[nn.Module, DeployReport | None]:
     """A reparameterized copy of a model, checked against its branches.
 
     Args:
         model (nn.Module): Any tree; it is left as it is. A distributed wrapper is taken off.
         tolerance (float): Largest relative difference allowed on the probe batch. Defaults to
-            1e-5.
+            1e-4.
 
     Returns:
         tuple[nn.Module, DeployReport | None]: The copy in eval mode, and what was done to it;
@@ -153,7 +153,7 @@ def deployed_config(cfg: Config, names: Iterable[str]) -> Config:
 
 
 def deployed_checkpoint(model: nn.Module, checkpoint: dict, source: str,
-                        tolerance: float = 1e-5) -> tuple[dict, DeployReport]:
+                        tolerance: float = 1e-4) -> tuple[dict, DeployReport]:
     """Turn a training checkpoint into a deployed one.
 
     Args:
@@ -193,7 +193,7 @@ def reparameterize_checkpoint(cfg: Config,
                               out: str | Path,
                               trust: bool = False,
                               overwrite: bool = False,
-                              tolerance: float = 1e-5) -> DeployReport:
+                              tolerance: float = 1e-4) -> DeployReport:
     """Write the deployed form of a training checkpoint, whole or not at all.
 
     Args:
@@ -202,7 +202,7 @@ def reparameterize_checkpoint(cfg: Config,
         out (str | Path): The file to write.
         trust (bool): Allow a pickle that can run code. Defaults to False.
         overwrite (bool): Replace ``out`` if it exists. Defaults to False.
-        tolerance (float): As in :func:`deployed_copy`. Defaults to 1e-5.
+        tolerance (float): As in :func:`deployed_copy`. Defaults to 1e-4.
 
     Raises:
         InputError: If a path cannot be used or the checkpoint does not fit the config.

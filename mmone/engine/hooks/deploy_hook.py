@@ -33,7 +33,7 @@ class DeployHook(Hook):
     Args:
         validate (bool): Also validate in deployed form. Defaults to False.
         tolerance (float): Largest difference allowed, relative to the largest output, in float64
-            on the CPU. Defaults to 1e-5.
+            on the CPU. Defaults to 1e-4.
 
     Raises:
         ValueError: If the difference is above ``tolerance`` or not a number.
@@ -43,7 +43,7 @@ class DeployHook(Hook):
     # CheckpointHook (VERY_LOW), which saves the runner's model after validation.
     priority = 'LOW'
 
-    def __init__(self, validate: bool = False, tolerance: float = 1e-5):
+    def __init__(self, validate: bool = False, tolerance: float = 1e-4):
         self.validate = validate
         self.tolerance = tolerance
         self._training_model: torch.nn.Module | None = None
