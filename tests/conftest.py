@@ -7,12 +7,19 @@ from mmengine.logging import MMLogger
 from mmengine.visualization import Visualizer
 
 
+def _with_subclasses(cls):
+    yield cls
+    for subclass in cls.__subclasses__():
+        yield from _with_subclasses(subclass)
+
+
 @pytest.fixture(autouse=True)
 def _seeded_and_quiet():
     """The same random numbers for every test, no page of initialization logs on a failure, and no
     visualizer left behind by another test's runner, which hooks would take for their own."""
     torch.manual_seed(0)
-    Visualizer._instance_dict.clear()
+    for kind in _with_subclasses(Visualizer):
+        kind._instance_dict.clear()
     MMLogger.get_current_instance().setLevel(logging.WARNING)
 
 
