@@ -26,7 +26,8 @@ def _history_buffer_getattr(owner, name):
 
 def _mmengine_globals() -> dict[str, object]:
     """What mmengine's runner writes besides weights: the log history, as arrays of numbers."""
-    multiarray = (getattr(np, '_core', None) or np.core).multiarray
+    # numpy 1.26 has a module _core too, for the names in numpy 2's pickles alone.
+    core = np._core if np.lib.NumpyVersion(np.__version__) >= '2.0.0' else np.core
     allowed = {
         'mmengine.logging.history_buffer.HistoryBuffer': HistoryBuffer,
         'builtins.getattr': _history_buffer_getattr,
@@ -35,7 +36,7 @@ def _mmengine_globals() -> dict[str, object]:
     }
     for name in ('_reconstruct', 'scalar'):
         for module in ('numpy._core', 'numpy.core'):  # as numpy 2 and numpy 1 write it
-            allowed[f'{module}.multiarray.{name}'] = getattr(multiarray, name)
+            allowed[f'{module}.multiarray.{name}'] = getattr(core.multiarray, name)
     return allowed
 
 
