@@ -1,4 +1,5 @@
 """Reading and writing checkpoint files: untrusted until said otherwise, whole or not at all."""
+import codecs
 import os
 import pickle
 import re
@@ -33,6 +34,7 @@ def _mmengine_globals() -> dict[str, object]:
         'builtins.getattr': _history_buffer_getattr,
         'numpy.ndarray': np.ndarray,
         'numpy.dtype': np.dtype,
+        '_codecs.encode': codecs.encode,  # how pickle's protocol 2 writes a number's bytes
     }
     for name in ('_reconstruct', 'scalar'):
         for module in ('numpy._core', 'numpy.core'):  # as numpy 2 and numpy 1 write it
