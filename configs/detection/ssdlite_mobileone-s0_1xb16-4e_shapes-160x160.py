@@ -1,6 +1,6 @@
 _base_ = [
     '../_base_/models/ssdlite.py', '../_base_/datasets/shapes_det.py',
-    '../_base_/schedules/adamw_3e.py', '../_base_/runtime_det.py'
+    '../_base_/schedules/adamw_4e.py', '../_base_/runtime_det.py'
 ]
 
 # Shapes are 25 to 95 pixels long: four levels will do.
