@@ -136,8 +136,8 @@ def run_task(name: str, out: Path, configs: Path, data: Path, pretrained: Path |
     before = test(config, str(folder / 'last.pth'), str(folder), branches=True, cfg_options=options)
     after = test(config, str(folder / 'deploy.pth'), str(folder), deploy=True, cfg_options=options)
     (folder / 'metrics.json').write_text(json.dumps(dict(
-        before=before[task.metric] * task.scale,
-        after=after[task.metric] * task.scale,
+        before=float(before[task.metric]) * task.scale,
+        after=float(after[task.metric]) * task.scale,
         seconds=seconds)))
 
 
