@@ -192,6 +192,8 @@ def _load(task: Task, out: Path, configs: Path, data: Path):
         cfg = load_config(str(configs / task.config),
                           _options(data) + [f'model.backbone.deploy={deploy}'])
         init_default_scope(cfg.default_scope)
+        if 'data_preprocessor' in cfg:  # where mmpretrain's configs have it, for the runner
+            cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
         model = MODELS.build(cfg.model)
         load_checkpoint(model, str(out / task.name / name), map_location='cpu', logger='silent')
         models.append(model.eval())
@@ -218,21 +220,26 @@ def _latency(before, after, dataset) -> list[float]:
 
 
 def _pictures(model, dataset, visualizer) -> list:
-    """Ground truth beside prediction for the first images, each (H, W, 3) uint8 RGB."""
+    """Some images, each (H, W, 3) uint8 RGB, with labels; or ground truth beside prediction."""
     import mmcv
+    import numpy as np
     import torch
     from mmengine.dataset import pseudo_collate
     pictures = []
-    for index in range(PICTURES):
+    for index in np.linspace(0, len(dataset) - 1, PICTURES).astype(int).tolist():
         with torch.no_grad():
-            sample = model.test_step(pseudo_collate([dataset[index]]))[0]
+            sample = model.test_step(pseudo_collate([dataset[index]]))[0].cpu()
         image = mmcv.imread(sample.img_path, channel_order='rgb')
         if 'gt_label' in sample:
             names = dataset.metainfo['classes']
             pictures.append((image, names[sample.gt_label.item()], names[sample.pred_label.item()]))
-        else:
-            visualizer.add_datasample('', image, sample.cpu(), draw_gt=True, show=False)
-            pictures.append((visualizer.get_image(), 'ground truth', 'prediction'))
+            continue
+        halves = []
+        for truth in (True, False):
+            visualizer.add_datasample(
+                '', image, sample, draw_gt=truth, draw_pred=not truth, show=False)
+            halves.append(visualizer.get_image())
+        pictures.append((np.concatenate(halves, axis=1), 'ground truth', 'prediction'))
     return pictures
 
 
