@@ -4,7 +4,7 @@ import logging
 import pytest
 import torch
 from mmengine.logging import MMLogger
-from mmengine.visualization import Visualizer
+from mmengine.utils import ManagerMixin
 
 
 def _with_subclasses(cls):
@@ -15,10 +15,11 @@ def _with_subclasses(cls):
 
 @pytest.fixture(autouse=True)
 def _seeded_and_quiet():
-    """The same random numbers for every test, no page of initialization logs on a failure, and no
-    visualizer left behind by another test's runner, which hooks would take for their own."""
+    """The same random numbers for every test, no page of initialization logs on a failure, and
+    nothing global left behind by another test's runner: its visualizer, which hooks would take for
+    their own, or its logger, which a run of the same name in the same second would write to."""
     torch.manual_seed(0)
-    for kind in _with_subclasses(Visualizer):
+    for kind in _with_subclasses(ManagerMixin):
         kind._instance_dict.clear()
     MMLogger.get_current_instance().setLevel(logging.WARNING)
 

@@ -9,5 +9,5 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook'))
 log_processor = dict(by_epoch=True)
-# Where training is distributed, and only there; on GPUs. On CPUs: --cfg-options sync_bn=None
+# Where training is distributed on GPUs, and only there.
 sync_bn = 'torch'

@@ -117,6 +117,17 @@ def read_checkpoint(path: str | Path, trust: bool = False) -> dict:
     return checkpoint
 
 
+def check_output(path: str | Path, overwrite: bool) -> None:
+    """Raise InputError, before any work, if a file cannot or must not be written."""
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f'cannot write {path}: it is a directory')
+    if not path.parent.is_dir():
+        raise InputError(f'cannot write {path}: there is no directory {path.parent}')
+    if path.exists() and not overwrite:
+        raise InputError(f'{path} exists: give another file, or --force to replace it')
+
+
 def write_checkpoint(checkpoint: dict, path: str | Path) -> None:
     """Write ``checkpoint`` to ``path``, whole or not at all, replacing what is there."""
     path = Path(path)

@@ -1,4 +1,4 @@
-"""Other people's names for the same weights: one table a source, read in both directions."""
+"""Other people's names for the same weights: one table a source."""
 from pathlib import Path
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 from mmone.errors import InputError
 
-from .io import read_checkpoint, write_checkpoint
+from .io import check_output, read_checkpoint, write_checkpoint
 
 
 class Source(NamedTuple):
@@ -81,12 +81,7 @@ def convert(source: str | Path, out: str | Path, trust: bool = False,
     Raises:
         InputError: If a file cannot be used, or the checkpoint is nobody's.
     """
-    out = Path(out)
-    if out.exists() and (out.is_dir() or not overwrite):
-        raise InputError(f'{out} exists: give another file' + (
-            '' if out.is_dir() else ', or --force to replace it'))
-    if not out.parent.is_dir():
-        raise InputError(f'cannot write {out}: there is no directory {out.parent}')
+    check_output(out, overwrite)
     checkpoint = read_checkpoint(source, trust)
     state_dict = checkpoint.get('state_dict', checkpoint)
     name = recognise(state_dict)

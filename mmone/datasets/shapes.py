@@ -38,6 +38,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from mmone.errors import InputError
+
 # Sorted, since mmpretrain numbers class folders in that order: one number in all annotations.
 CLASSES = ('circle', 'cross', 'square', 'star', 'triangle')
 # One colour for each mask value: 0 is the background, 1 + k is CLASSES[k].
@@ -379,22 +381,22 @@ def make_dataset(out: str | os.PathLike, images: int, seed: int = 0, size: int =
         bool: False if ``out`` already holds this very data set, in which case nothing is done.
 
     Raises:
-        ValueError: An argument is out of range, ``out`` holds something else (with ``force``:
+        InputError: An argument is out of range, ``out`` holds something else (with ``force``:
             something not made by this function), or another process is making it.
         OSError: Files cannot be written.
     """
     out = Path(out).resolve()
     if seed < 0:
-        raise ValueError(f'seed must not be negative, got {seed}')
+        raise InputError(f'seed must not be negative, got {seed}')
     if not 64 <= size <= 2048:
-        raise ValueError(f'size must be from 64 to 2048 pixels, got {size}')
+        raise InputError(f'size must be from 64 to 2048 pixels, got {size}')
     if not 0 < val_fraction < 1:
-        raise ValueError(f'val_fraction must be between 0 and 1, got {val_fraction}')
+        raise InputError(f'val_fraction must be between 0 and 1, got {val_fraction}')
     if images > 1_000_000:
-        raise ValueError(f'images must be at most 1000000 (names have six digits), got {images}')
+        raise InputError(f'images must be at most 1000000 (names have six digits), got {images}')
     splits = {_in_val(i, val_fraction) for i in range(0, images - len(CLASSES) + 1, len(CLASSES))}
     if splits != {False, True}:
-        raise ValueError(f'{images} images are too few for {len(CLASSES)} classes in train and val '
+        raise InputError(f'{images} images are too few for {len(CLASSES)} classes in train and val '
                          f'with val_fraction {val_fraction}')
 
     wanted = dict(_GENERATOR, images=images, seed=seed, size=size, val_fraction=val_fraction)
@@ -402,11 +404,11 @@ def make_dataset(out: str | os.PathLike, images: int, seed: int = 0, size: int =
     if made == wanted:
         return False
     if out.exists() and not out.is_dir():
-        raise ValueError(f'{out} exists and is not a folder')
+        raise InputError(f'{out} exists and is not a folder')
     if made is None and out.is_dir() and any(out.iterdir()):
-        raise ValueError(f'{out} is not empty and is no data set made here: choose another folder')
+        raise InputError(f'{out} is not empty and is no data set made here: choose another folder')
     if made is not None and not force:
-        raise ValueError(f'{out} holds a data set made with other arguments: force replaces it')
+        raise InputError(f'{out} holds a data set made with other arguments: force replaces it')
 
     partial, old = (out.with_name(f'.{out.name}.{state}') for state in ('partial', 'replaced'))
     partial.mkdir(parents=True, exist_ok=True)
@@ -415,7 +417,7 @@ def make_dataset(out: str | os.PathLike, images: int, seed: int = 0, size: int =
         try:
             fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f'another process is making {out}') from None
+            raise InputError(f'another process is making {out}') from None
         try:
             for entry in partial.iterdir():
                 if entry.name != _MARKER:

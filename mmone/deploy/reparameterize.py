@@ -1,6 +1,6 @@
 """From a model with branches to the same function without them, checked."""
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +10,8 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
-from mmone.checkpoints.io import read_checkpoint, write_checkpoint
+from mmone.checkpoints.io import check_output, read_checkpoint, write_checkpoint
+from mmone.config import set_deploy
 from mmone.errors import InputError
 from mmone.version import __version__
 
@@ -43,14 +44,14 @@ class DeployReport(NamedTuple):
                 f'{self.difference:.1e}')
 
 
-def deployables(model: nn.Module, name: str = '') -> Iterator[tuple[str, nn.Module]]:
-    """Names and modules: the outermost of a tree that know ``switch_to_deploy``, yet to do it."""
+def deployables(model: nn.Module) -> Iterator[nn.Module]:
+    """The outermost modules of a tree that know ``switch_to_deploy`` and are yet to do it."""
     if callable(getattr(model, 'switch_to_deploy', None)):
         if not getattr(model, 'deploy', False):
-            yield name, model
+            yield model
     else:
-        for child_name, child in model.named_children():
-            yield from deployables(child, f'{name}.{child_name}' if name else child_name)
+        for child in model.children():
+            yield from deployables(child)
 
 
 def switch_to_deploy(model: nn.Module) -> int:
@@ -64,7 +65,7 @@ def switch_to_deploy(model: nn.Module) -> int:
         int: How many modules were switched.
     """
     modules = list(deployables(model))
-    for _, module in modules:
+    for module in modules:
         module.switch_to_deploy()
     return len(modules)
 
@@ -119,7 +120,7 @@ def deployed_copy(model: nn.Module,
         model = model.module
     clone = copy.deepcopy(model)
     clone.eval()
-    modules = [module for _, module in deployables(clone)]
+    modules = list(deployables(clone))
     if not modules:
         return clone, None
     params, layers = _parameters(clone), _count(modules)
@@ -139,17 +140,6 @@ def deployed_copy(model: nn.Module,
             difference = max(difference, module_difference)
     return clone, DeployReport(
         len(modules), params, _parameters(clone), layers, _count(modules), difference)
-
-
-def deployed_config(cfg: Config, names: Iterable[str]) -> Config:
-    """A copy of a config with ``deploy=True`` in the parts of ``model`` that ``names`` name."""
-    cfg = copy.deepcopy(cfg)
-    for name in names:
-        node = cfg.model
-        for part in filter(None, name.split('.')):
-            node = node[int(part) if isinstance(node, (list, tuple)) else part]
-        node['deploy'] = True
-    return cfg
 
 
 def deployed_checkpoint(model: nn.Module, checkpoint: dict, source: str,
@@ -175,15 +165,16 @@ def deployed_checkpoint(model: nn.Module, checkpoint: dict, source: str,
     except RuntimeError as error:
         reason = '; '.join(line.strip() for line in str(error).split('\n')[1:3])
         raise InputError(f'checkpoint {source} does not fit the config: {reason}') from None
-    names = [name for name, _ in deployables(model)]
+    kinds = {type(module).__name__ for module in deployables(model)}
     deployed, report = deployed_copy(model, tolerance)
     if report is None:
         raise InputError(f'{source}: the config\'s model has nothing to reparameterize '
                          '(is it deployed already?)')
     meta = dict(checkpoint.get('meta', {}))
     if 'cfg' in meta:
-        meta['cfg'] = deployed_config(
-            Config.fromstring(meta['cfg'], '.py'), names).pretty_text
+        cfg = Config.fromstring(meta['cfg'], '.py')
+        set_deploy(cfg.model, kinds)
+        meta['cfg'] = cfg.pretty_text
     meta.update(source_checkpoint=str(source), mmone_version=__version__)
     return dict(meta=meta, state_dict=deployed.cpu().state_dict()), report
 
@@ -208,13 +199,9 @@ def reparameterize_checkpoint(cfg: Config,
         InputError: If a path cannot be used or the checkpoint does not fit the config.
     """
     source, out = Path(source), Path(out)
-    if out.is_dir() or not out.parent.is_dir():
-        raise InputError(f'cannot write {out}: ' + (
-            'it is a directory' if out.is_dir() else f'there is no directory {out.parent}'))
     if out.exists() and out.resolve() == source.resolve():
         raise InputError(f'{out} is the checkpoint itself: give another file to write')
-    if out.exists() and not overwrite:
-        raise InputError(f'{out} exists: give another file, or --force to replace it')
+    check_output(out, overwrite)
     checkpoint = read_checkpoint(source, trust)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     model = MODELS.build(cfg.model)

@@ -5,7 +5,7 @@ import logging
 import os
 import subprocess
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import CheckpointLoader, Runner
 
 from mmone.checkpoints.io import read_checkpoint
+from mmone.config import set_deploy, type_name, walk
 from mmone.engine.hooks import ClassCountHook
 from mmone.engine.resume import is_whole, newest_whole_checkpoint
 from mmone.engine.translate import Situation, translated
@@ -174,10 +175,11 @@ def test(config: str,
     cfg.load_from = checkpoint
     cfg.resume = False
     if deploy:
-        _set_deploy(cfg.model)
+        if not set_deploy(cfg.model):
+            raise InputError('--deploy: the model of the config has no MobileOne backbone')
     if branches:
         cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or []
-                            if _type_name(hook) != 'DeployHook']  # yapf: disable
+                            if type_name(hook) != 'DeployHook']  # yapf: disable
     if out:
         Path(out).absolute().parent.mkdir(parents=True, exist_ok=True)
         dump = 'mmdet.DumpDetResults' if cfg.get('default_scope') == 'mmdet' else 'DumpResults'
@@ -235,28 +237,6 @@ def _check_checkpoint(path: str, trust: bool) -> None:
     if '://' not in path and not is_whole(os.path.expanduser(path)):
         # Files from before PyTorch 1.6 are no archives; what else is wrong, the reader tells.
         read_checkpoint(os.path.expanduser(path), trust)
-
-
-def _walk(node) -> Iterator[dict]:
-    """All dicts in a tree of a config, parents first."""
-    if isinstance(node, dict):
-        yield node
-    children = node.values() if isinstance(node, dict) else node
-    for child in children if isinstance(node, (dict, list, tuple)) else ():
-        yield from _walk(child)
-
-
-def _type_name(node: dict) -> str:
-    kind = node.get('type')
-    return kind.rpartition('.')[2] if isinstance(kind, str) else getattr(kind, '__name__', '')
-
-
-def _set_deploy(model: ConfigDict) -> None:
-    backbones = [node for node in _walk(model) if _type_name(node) == 'MobileOne']
-    if not backbones:
-        raise InputError('--deploy: the model of the config has no MobileOne backbone')
-    for backbone in backbones:
-        backbone.deploy = True
 
 
 def _enable_amp(cfg: Config) -> None:
@@ -333,7 +313,7 @@ def _join_processes_on_cpu(cfg: Config) -> None:
             'gloo', **(dict(timeout=datetime.timedelta(seconds=timeout)) if timeout else {}))
 
     cfg.sync_bn = None
-    sync_bns = [node for node in _walk(cfg.model) if _type_name(node) in ('SyncBN', 'MMSyncBN')]
+    sync_bns = [node for node in walk(cfg.model) if type_name(node) in ('SyncBN', 'MMSyncBN')]
     for node in sync_bns:
         node.type = 'BN'
     if sync_bns and torch.distributed.get_rank() == 0:
