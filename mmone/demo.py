@@ -38,7 +38,7 @@ TASKS = (
          'accuracy/top1', 1),
     Task('detection', 'detection/ssdlite_mobileone-s0_1xb16-4e_shapes-160x160.py',
          'coco/bbox_mAP_50', 100),
-    Task('segmentation', 'segmentation/mobileone-s0-d8_deeplabv3_1xb16-4e_shapes-96x96.py',
+    Task('segmentation', 'segmentation/mobileone-s0-d8_deeplabv3_1xb16-3e_shapes-96x96.py',
          'mIoU', 1),
 )  # yapf: disable
 

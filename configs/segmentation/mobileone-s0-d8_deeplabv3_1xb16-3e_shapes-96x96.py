@@ -1,6 +1,6 @@
 _base_ = [
     '../_base_/models/deeplabv3.py', '../_base_/datasets/shapes_seg.py',
-    '../_base_/schedules/adamw_4e.py', '../_base_/runtime_seg.py'
+    '../_base_/schedules/adamw_3e.py', '../_base_/runtime_seg.py'
 ]
 
 model = dict(
