@@ -1,6 +1,6 @@
 _base_ = [
     '../_base_/models/ssdlite.py', '../_base_/datasets/bccd_320.py',
-    '../_base_/schedules/adamw_20e.py', '../_base_/runtime_det.py'
+    '../_base_/schedules/adamw_60e.py', '../_base_/runtime_det.py'
 ]
 
 # Platelets are about 22 pixels wide, red cells 59, white ones 109.

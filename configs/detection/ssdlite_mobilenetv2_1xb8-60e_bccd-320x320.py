@@ -1,4 +1,4 @@
-_base_ = 'ssdlite_mobileone-s0_1xb8-20e_bccd-320x320.py'
+_base_ = 'ssdlite_mobileone-s0_1xb8-60e_bccd-320x320.py'
 
 # mmdet's own backbone of its SSDLite, to compare with; it has nothing to deploy.
 channels = (96, 1280, 512, 256, 256, 128)
