@@ -1,4 +1,4 @@
 from .io import read_checkpoint, write_checkpoint
-from .sources import convert, recognise, to_mmone
+from .sources import SOURCES, recognise, rename, to_mmone
 
-__all__ = ['convert', 'read_checkpoint', 'recognise', 'to_mmone', 'write_checkpoint']
+__all__ = ['SOURCES', 'read_checkpoint', 'recognise', 'rename', 'to_mmone', 'write_checkpoint']

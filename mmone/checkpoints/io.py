@@ -4,6 +4,7 @@ import os
 import pickle
 import re
 import tempfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -80,26 +81,49 @@ class _WeightsPickle:
 
 
 def _load(path: Path, trust: bool) -> object:
+    if path.suffix == '.safetensors':
+        return _safetensors(path).load_file(path)
     if trust or _HAS_SAFE_GLOBALS:
         return torch.load(path, map_location='cpu', weights_only=not trust)
     return torch.load(path, map_location='cpu', pickle_module=_WeightsPickle)
 
 
+def _safetensors(path: Path):
+    try:
+        import safetensors.torch
+    except ImportError:
+        raise InputError(f'{path} needs safetensors: pip install safetensors') from None
+    return safetensors.torch
+
+
+def _check_size(path: Path) -> None:
+    """Refuse an archive that says it holds more than it has bytes: PyTorch never compresses."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            claimed = sum(entry.file_size for entry in archive.infolist())
+        if claimed > path.stat().st_size:
+            raise InputError(f'checkpoint {path} has {path.stat().st_size:,} bytes but would '
+                             f'unpack to {claimed:,}: PyTorch writes no such files, it may be a '
+                             'zip bomb')
+
+
 def read_checkpoint(path: str | Path, trust: bool = False) -> dict:
-    """Read a ``.pth`` file to CPU memory.
+    """Read a ``.pth`` or ``.safetensors`` file to CPU memory.
 
     Args:
         path (str | Path): The file.
         trust (bool): Allow a pickle that can run code. Defaults to False.
 
     Raises:
-        InputError: If the file is missing, truncated, no checkpoint, or needs ``trust``.
+        InputError: If the file is missing, truncated, no checkpoint, unpacks to more than its
+            size, needs ``trust``, or holds weights that are not numbers.
     """
     path = Path(path)
     if not path.is_file():
         kind = 'is a directory' if path.is_dir() else 'does not exist'
-        raise InputError(f'checkpoint {path} {kind}: give a .pth file')
+        raise InputError(f'checkpoint {path} {kind}: give a .pth or .safetensors file')
     try:
+        _check_size(path)
         checkpoint = _load(path, trust)
     except pickle.UnpicklingError as error:
         code = re.search(r'(?:GLOBAL|class|function|getattr)[ (](\S+)', str(error))
@@ -107,13 +131,38 @@ def read_checkpoint(path: str | Path, trust: bool = False) -> dict:
             raise InputError(f'{path} is no PyTorch checkpoint: give a .pth file') from None
         raise InputError(f'checkpoint {path} holds more than weights ({code[1]}) and reading it '
                          'could run code: if you trust its source, pass --trust') from None
-    except (RuntimeError, EOFError, OSError) as error:
+    except InputError:
+        raise
+    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
         reason = str(error).split('\n')[0]
         raise InputError(f'checkpoint {path} is truncated or no PyTorch checkpoint ({reason}): '
                          'copy or download it again') from None
+    except Exception as error:
+        if type(error).__name__ != 'SafetensorError':
+            raise
+        raise InputError(f'checkpoint {path} is truncated or no safetensors file ({error}): copy '
+                         'or download it again') from None
     if not isinstance(checkpoint, dict):
         raise InputError(f'checkpoint {path} holds a {type(checkpoint).__name__}: expected a dict '
                          'of weights')
+    for key, value in weights(checkpoint).items():
+        if isinstance(value, torch.Tensor) and value.isnan().any():
+            raise InputError(f'checkpoint {path} is damaged: {key} holds NaN; the training that '
+                             'wrote it diverged, use an earlier checkpoint')
+    return checkpoint
+
+
+def weights(checkpoint: dict) -> dict:
+    """The state dict in a checkpoint, averaged weights first where it has both (as timm does).
+
+    Without the ``module.`` that data-parallel wrappers put before every key.
+    """
+    for key in ('state_dict_ema', 'model_ema', 'state_dict', 'model_state_dict', 'model'):
+        if isinstance(checkpoint.get(key), dict):
+            checkpoint = checkpoint[key]
+            break
+    if checkpoint and all(str(key).startswith('module.') for key in checkpoint):
+        return {key[len('module.'):]: value for key, value in checkpoint.items()}
     return checkpoint
 
 
@@ -129,12 +178,21 @@ def check_output(path: str | Path, overwrite: bool) -> None:
 
 
 def write_checkpoint(checkpoint: dict, path: str | Path) -> None:
-    """Write ``checkpoint`` to ``path``, whole or not at all, replacing what is there."""
+    """Write ``checkpoint`` to ``path``, whole or not at all, replacing what is there.
+
+    A ``.safetensors`` file takes the weights alone: it has no place for anything else.
+    """
     path = Path(path)
+    if path.suffix == '.safetensors':
+        tensors = {key: value.contiguous() for key, value in weights(checkpoint).items()}
+        content = _safetensors(path).save(tensors, metadata=dict(format='pt'))
     descriptor, temporary = tempfile.mkstemp(prefix=f'.{path.name}.', dir=path.parent)
     try:
         with os.fdopen(descriptor, 'wb') as file:
-            torch.save(checkpoint, file)
+            if path.suffix == '.safetensors':
+                file.write(content)
+            else:
+                torch.save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())

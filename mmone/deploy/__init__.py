@@ -1,3 +1,4 @@
+from .expand import calibrate, expand
 from .reparameterize import (
                              DeployReport,
                              deployables,
@@ -8,6 +9,6 @@ from .reparameterize import (
 )
 
 __all__ = [
-    'DeployReport', 'deployables', 'deployed_checkpoint', 'deployed_copy',
+    'DeployReport', 'calibrate', 'deployables', 'deployed_checkpoint', 'deployed_copy', 'expand',
     'reparameterize_checkpoint', 'switch_to_deploy'
 ]

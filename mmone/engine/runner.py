@@ -14,9 +14,10 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
-from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner import Runner
 
 from mmone.checkpoints.io import read_checkpoint
+from mmone.checkpoints.loading import rename_while_loading
 from mmone.config import set_deploy, type_name, walk
 from mmone.engine.hooks import ClassCountHook
 from mmone.engine.resume import is_whole, newest_whole_checkpoint
@@ -211,19 +212,21 @@ def _prepare(config: str, work_dir: str | None, options: Sequence[str], launcher
     cfg.launcher = launcher
     if launcher != 'none' and get_device() == 'cpu':
         _join_processes_on_cpu(cfg)
-    if cfg.get('default_scope') == 'mmpretrain':
-        # As mmpretrain's own tools: its configs count on it.
-        for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-            if cfg.get(key):
-                cfg[key].setdefault('collate_fn', dict(type='default_collate'))
+    set_collate(cfg)
 
     # All of mmengine's loading (load_from, resume, Pretrained) reads files by our reader, which
     # runs no code unless trusted and says what is wrong.
-    def load_from_local(filename: str, map_location=None) -> dict:
-        return read_checkpoint(os.path.expanduser(filename), trust)
-
-    CheckpointLoader.register_scheme(prefixes='', loader=load_from_local, force=True)
+    rename_while_loading(lambda filename, map_location=None: read_checkpoint(
+        os.path.expanduser(filename), trust))
     return cfg
+
+
+def set_collate(cfg: Config) -> None:
+    """Set the collate function that mmpretrain's own tools set: its configs count on it."""
+    if cfg.get('default_scope') == 'mmpretrain':
+        for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+            if cfg.get(key):
+                cfg[key].setdefault('collate_fn', dict(type='default_collate'))
 
 
 def _build_runner(cfg: Config) -> Runner:

@@ -5,7 +5,7 @@ from contextlib import contextmanager, nullcontext
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule, build_activation_layer, build_norm_layer
 from mmengine.model import BaseModule, ModuleList, Sequential
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils.checkpoint import checkpoint
 
@@ -246,6 +246,34 @@ class MobileOneBlock(BaseModule):
         self.branch_reparam = conv
         del self.branch_conv_list, self.branch_scale, self.branch_norm
         self.deploy = True
+
+    def switch_to_branches(self, noise: float, generator: Generator) -> None:
+        """Replace the one convolution by branches of the same function in eval mode, in place.
+
+        The reverse of :meth:`switch_to_deploy`: the norms get mean 0 and variance 1, which are
+        not those of any data yet. Does nothing to a block that has branches.
+
+        Args:
+            noise (float): How different the convolution branches start, see
+                :func:`~mmone.models.reparam.split_kernel`.
+            generator (torch.Generator): What draws the noise.
+        """
+        if not self.deploy:
+            return
+        conv = self.branch_reparam
+        parts = reparam.split_kernel(conv.weight.detach(), self.num_convs, self.use_scale,
+                                     self.use_skip, self.groups, noise, generator)
+        del self.branch_reparam
+        self.deploy = False
+        self._build_branches()
+        self.to(conv.weight)
+        for (branch, norm), part in zip(self.branches(), parts):
+            norm.running_var.fill_(1 - norm.eps)
+            nn.init.constant_(norm.weight, 1)
+            nn.init.zeros_(norm.bias)
+            (norm.weight if branch is None else branch.weight).data.copy_(part)
+        self.branch_conv_list[0].norm.bias.data.copy_(conv.bias.detach())
+        self.requires_grad_(conv.weight.requires_grad).train(self.training)
 
     def fold_state_dict(self, state_dict: dict[str, Tensor], prefix: str) -> None:
         """Replace this block's branches in ``state_dict`` by the deployed weights, in place.

@@ -55,3 +55,44 @@ def sum_branches(branches: Iterable[tuple[Tensor, Tensor]],
     """Sum folded (kernel, bias) pairs into the one K×K convolution equal to their sum."""
     kernels, biases = zip(*branches)
     return sum(pad_kernel(kernel, kernel_size) for kernel in kernels), sum(biases)
+
+
+def split_kernel(kernel: Tensor, num_convs: int, scale: bool, skip: bool, groups: int,
+                 noise: float, generator: torch.Generator) -> list[Tensor]:
+    """Share a K×K kernel out to branches whose padded sum it is: the way back from deployment.
+
+    Of all such shares these have the least squared norm: each tap is divided equally among the
+    branches that have it. Zero-sum noise then makes the convolution branches differ, since equal
+    ones would get equal gradients for ever.
+
+    Args:
+        kernel (Tensor): Of shape (C_out, C_in / groups, K, K).
+        num_convs (int): Number k of K×K branches.
+        scale (bool): Whether there is a 1×1 branch, for the centre taps.
+        skip (bool): Whether there is an identity branch, for the centre taps of channel c in c.
+        groups (int): Groups of the convolution.
+        noise (float): Its standard deviation as a fraction of each output channel's.
+        generator (torch.Generator): What draws the noise.
+
+    Returns:
+        list[Tensor]: k kernels (C_out, C_in / groups, K, K), then (C_out, C_in / groups, 1, 1) if
+        ``scale``, then a factor for each channel (C_out,) if ``skip``.
+    """
+    centre = kernel.shape[-1] // 2
+    shares = torch.full_like(kernel, num_convs)
+    if scale:
+        shares[..., centre, centre] += 1
+    if skip:
+        identity = identity_kernel(kernel.shape[0], groups, kernel.shape[-1], kernel)
+        shares += identity
+    share = kernel / shares
+
+    drawn = torch.randn((num_convs, *kernel.shape), generator=generator).to(kernel)
+    drawn -= drawn.mean(dim=0)
+    spread = kernel.flatten(1).std(dim=1, correction=0).reshape(1, -1, 1, 1, 1)
+    parts = list(share + noise * spread * drawn)
+    if scale:
+        parts.append(share[..., centre:centre + 1, centre:centre + 1].clone())
+    if skip:
+        parts.append((share * identity).sum(dim=(1, 2, 3)))
+    return parts

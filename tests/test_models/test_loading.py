@@ -140,10 +140,19 @@ def test_weights_of_nobody_are_an_error(load, save):
         load(Detector(), path)
 
 
-def test_a_forgotten_prefix_is_named(save):
+def test_a_forgotten_prefix_does_no_harm(save):
+    whole = Detector()
     model = MobileOne(TINY, init_cfg=dict(
-        type='Pretrained', checkpoint=str(save(Detector().state_dict()))))
-    with pytest.raises(InputError, match="prefix='backbone.'"):
+        type='Pretrained', checkpoint=str(save(whole.state_dict()))))
+    model.init_weights()
+    for name, value in whole.backbone.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value)
+
+
+def test_an_unknown_prefix_is_named(save):
+    state_dict = {f'student.{key}': value for key, value in Detector().state_dict().items()}
+    model = MobileOne(TINY, init_cfg=dict(type='Pretrained', checkpoint=str(save(state_dict))))
+    with pytest.raises(InputError, match="prefix='student.backbone.'"):
         model.init_weights()
 
 

@@ -219,29 +219,3 @@ def test_parity_with_mmpretrain(arch, mode, moved):
     if mode == 'train':
         for name, value in peer.state_dict().items():
             torch.testing.assert_close(ours.state_dict()[name], value, rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize('arch', VARIANTS)
-def test_parity_with_timm(arch, moved):
-    """The same weights under timm's names give the same features; see the table of names."""
-    timm = pytest.importorskip('timm')
-    peer = moved(timm.create_model(f'mobileone_{arch}', pretrained=False)).double().eval()
-    renames = [*((f'stages.{i}.', f'stage{i + 1}.') for i in range(4)), ('stem.', 'stage0.'),
-               ('conv_kxk.', 'branch_conv_list.'),
-               ('conv_scale.', 'branch_scale.'), ('identity.', 'branch_norm.'), ('.bn.', '.norm.'),
-               ('attn.fc1.', 'se.conv1.conv.'), ('attn.fc2.', 'se.conv2.conv.')]
-
-    def rename(key):
-        for theirs, ours in renames:
-            key = key.replace(theirs, ours)
-        return key
-
-    weights = {rename(k): v for k, v in peer.state_dict().items() if not k.startswith('head.')}
-    ours = MobileOne(arch).double().eval()
-    ours.load_state_dict(weights)
-    x = torch.randn(1, 3, 64, 80, dtype=torch.float64)
-    with torch.no_grad():
-        expected = peer.forward_features(x)
-        torch.testing.assert_close(ours(x)[0], expected, rtol=1e-10, atol=1e-10)
-        ours.switch_to_deploy()
-        torch.testing.assert_close(ours(x)[0], expected, rtol=1e-10, atol=1e-10)

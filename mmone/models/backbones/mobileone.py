@@ -7,6 +7,7 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModule, Sequential
 from torch import Tensor
 
+from mmone.checkpoints.sources import recognise, to_mmone
 from mmone.errors import InputError
 from mmone.registry import MODELS
 
@@ -34,6 +35,23 @@ def stage_channels(arch: dict[str, Sequence]) -> tuple[int, ...]:
     """Output channels of stage0 (the stem) to stage4."""
     widths = [int(base * factor) for base, factor in zip(BASE_CHANNELS, arch['width_factor'])]
     return (min(64, widths[0]), *widths)
+
+
+def variant_of(state_dict: dict[str, Tensor]) -> str | None:
+    """The variant whose stage widths a backbone's weights have, in either form; None if none has.
+
+    Args:
+        state_dict (dict[str, Tensor]): With keys ``stage0.…``; later stages may be missing.
+    """
+    widths = []
+    for i in range(NUM_STAGES):
+        # Every form ends a stage's blocks with per-channel vectors: biases.
+        biases = [value for key, value in state_dict.items()
+                  if key.startswith(f'stage{i}.') and '.se.' not in key and key.endswith('.bias')]
+        widths.append(len(biases[-1]) if biases else None)
+    return next((name for name, arch in ARCHS.items()
+                 if all(width in (None, channels)
+                        for width, channels in zip(widths, stage_channels(arch)))), None)
 
 
 def check_arch(arch: str | dict) -> dict[str, tuple]:
@@ -268,6 +286,19 @@ class MobileOne(BaseModule):
             block.switch_to_deploy()
         self.deploy = True
 
+    def switch_to_branches(self, noise: float = 0.1, seed: int = 0) -> None:
+        """Give every deployed block its branches back, in place; see ``mmone.deploy.expand``.
+
+        Args:
+            noise (float): How different the convolution branches of a block start. Defaults to
+                0.1 of each output channel's standard deviation.
+            seed (int): Seed of the noise. Defaults to 0.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        for block in self.blocks().values():
+            block.switch_to_branches(noise, generator)
+        self.deploy = False
+
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys,
                               unexpected_keys, error_msgs):
         # Raising here, not appending to error_msgs, is what makes mmengine's non-strict
@@ -277,7 +308,8 @@ class MobileOne(BaseModule):
                                       unexpected_keys, error_msgs)
 
     def _fit_state_dict(self, state_dict: dict[str, Tensor], prefix: str) -> None:
-        """Bring ``state_dict`` to this backbone's form, in place, or raise InputError."""
+        """Bring ``state_dict`` to this backbone's names and form, in place, or raise InputError."""
+        self._take_classifier(state_dict, prefix)
         names = [key[len(prefix):] for key in state_dict if key.startswith(prefix + 'stage')]
         if not names:
             raise InputError(self._describe_absence(state_dict, prefix))
@@ -291,8 +323,9 @@ class MobileOne(BaseModule):
                 del state_dict[prefix + name]
 
         given = {name: state_dict[prefix + name] for name in names if name not in skipped}
-        hint = self._guess_arch(given)
-        remedy = f'its widths are those of arch={hint!r}' if hint else 'give one of the same arch'
+        variant = variant_of(given)
+        other = variant and stage_channels(ARCHS[variant]) != stage_channels(self.arch)
+        remedy = f'its widths are those of arch={variant!r}' if other else 'give one of the same arch'
 
         for name, block in self.blocks().items():
             weight = f'{prefix}{name}.branch_reparam.weight'
@@ -324,6 +357,21 @@ class MobileOne(BaseModule):
                              f'({"; ".join(problems)}): {remedy}')
 
     @staticmethod
+    def _take_classifier(state_dict: dict[str, Tensor], prefix: str) -> None:
+        """Where a whole classifier of any source was given, move its backbone to ``prefix``."""
+        given = {key[len(prefix):]: value for key, value in state_dict.items()
+                 if key.startswith(prefix)}  # yapf: disable
+        source = recognise(given)
+        if source is None:
+            return
+        for key in given:
+            del state_dict[prefix + key]
+        for key, value in to_mmone(given).items():
+            state_dict[prefix + key.removeprefix('backbone.')] = value
+        print_log(f"the weights are a classifier's with {source.name}'s names: its backbone is "
+                  'loaded', logger='current')  # yapf: disable
+
+    @staticmethod
     def _describe_absence(state_dict: dict[str, Tensor], prefix: str) -> str:
         message = f'the checkpoint has no weights for the MobileOne backbone ({prefix}stage0.…)'
         found = next((key for key in state_dict if 'stage0.' in key), None)
@@ -333,18 +381,3 @@ class MobileOne(BaseModule):
         return message + (f' but has {found}: set prefix={elsewhere!r} where it is loaded with '
                           "init_cfg=dict(type='Pretrained', …)")
 
-    def _guess_arch(self, given: dict[str, Tensor]) -> str | None:
-        """The variant whose stage widths the weights have, if it is another than the model's."""
-        widths = []
-        for i in range(NUM_STAGES):
-            # Every form ends a stage's blocks with per-channel vectors: biases.
-            biases = [value for key, value in given.items()
-                      if key.startswith(f'stage{i}.') and '.se.' not in key
-                      and key.endswith('.bias')]
-            widths.append(len(biases[-1]) if biases else None)
-        own = stage_channels(self.arch)
-        for name, arch in ARCHS.items():
-            channels = stage_channels(arch)
-            if channels != own and all(w in (None, c) for w, c in zip(widths, channels)):
-                return name
-        return None

@@ -1,0 +1,44 @@
+"""The images that a config trains on, as its backbone gets them."""
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import Runner, set_random_seed
+from mmengine.utils import track_iter_progress
+from torch import Tensor
+
+from mmone.errors import InputError
+
+from .runner import load_config, set_collate
+from .translate import Situation, translated
+
+
+def training_images(config: str, batches: int, options: Sequence[str] = ()) -> Iterator[Tensor]:
+    """Batches of a config's training data, augmented and normalized as in training.
+
+    Args:
+        config (str): The config file, of any task.
+        batches (int): How many, or as many as an epoch has.
+        options (Sequence[str]): Overrides as ``key=value``.
+
+    Yields:
+        Tensor: (N, C, H, W).
+
+    Raises:
+        InputError: If the config has no training data, or they cannot be read.
+    """
+    cfg = load_config(config, options)
+    if not cfg.get('train_dataloader'):
+        raise InputError(f'config {config} has no train_dataloader to take images from')
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    set_random_seed(0)
+    set_collate(cfg)
+    situation = Situation(cfg, ('train_dataloader', ))
+    with translated(situation):
+        # The model knows the default type and arguments of its library's.
+        preprocessor = MODELS.build(cfg.model).data_preprocessor
+        loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
+        situation.datasets['train_dataloader'] = loader.dataset
+        count = min(batches, len(loader))
+        for batch in track_iter_progress((islice(loader, count), count)):
+            yield preprocessor(batch, training=True)['inputs']
