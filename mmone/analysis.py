@@ -85,21 +85,22 @@ def config_complexity(cfg: Config, shape: tuple[int, int] | None = None
 
 
 def native_shape(cfg: Config) -> tuple[int, int]:
-    """(height, width) that the config tests at, or mmseg's training crop: its tests vary."""
+    """(height, width) that the config tests at; where its tests vary, that of a training crop."""
     preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
     if preprocessor.get('size'):  # mmseg
         return tuple(preprocessor['size'])
-    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
-    while 'dataset' in dataset:
-        dataset = dataset['dataset']
-    for transform in reversed(dataset.get('pipeline') or ()):
-        if transform.get('crop_size') and not isinstance(transform['crop_size'], float):
-            height_width = transform['crop_size']
-        elif transform.get('scale') and not transform.get('keep_ratio'):
-            scale = transform['scale']
-            height_width = scale if isinstance(scale, int) else scale[::-1]
-        else:
-            continue
-        return (height_width, height_width) if isinstance(height_width, int) else tuple(
-            height_width)
+    for loader in ('test_dataloader', 'train_dataloader'):
+        dataset = (cfg.get(loader) or {}).get('dataset') or {}
+        while 'dataset' in dataset:
+            dataset = dataset['dataset']
+        for transform in reversed(dataset.get('pipeline') or ()):
+            if transform.get('crop_size') and not isinstance(transform['crop_size'], float):
+                height_width = transform['crop_size']
+            elif transform.get('scale') and not transform.get('keep_ratio'):
+                scale = transform['scale']
+                height_width = scale if isinstance(scale, int) else scale[::-1]
+            else:
+                continue
+            return (height_width, height_width) if isinstance(height_width, int) else tuple(
+                height_width)
     raise InputError('the config has no one size of images: give --shape HEIGHT WIDTH')

@@ -124,7 +124,7 @@ def test_metadata(wheel):
     assert str(runtime['mmcv'].specifier) == '<2.2.0,>=2.0.0'
     assert str(runtime['mmengine'].specifier) == '<1.0.0,>=0.8.0'
     optional = requirements(distribution, 'optional')
-    assert {'mmpretrain', 'mmdet', 'mmsegmentation', 'ftfy', 'regex'} == set(optional)
+    assert {'mmpretrain', 'mmdet', 'mmsegmentation', 'ftfy', 'regex', 'safetensors'} == set(optional)
     assert set(requirements(distribution, 'all')) == set(optional)
     assert {'pytest', 'timm'} < set(requirements(distribution, 'tests'))
 
@@ -220,3 +220,31 @@ def test_config_loader_finds_mim(tmp_path):
     # Elsewhere, because in the clone the egg-info of an earlier build would answer.
     result = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert Path(result.stdout.splitlines()[-1], '.mim', 'tools').is_dir()
+
+
+INSTALLED = '''
+import sys
+from pathlib import Path
+import mmone, mmone.zoo
+from mmengine.config import Config
+
+from mmengine.infer import BaseInferencer
+assert Path(mmone.__file__).parent.parent == Path(sys.argv[1]), mmone.__file__
+assert mmone.zoo.get_config('ssdlite_mobileone-s0_8xb16-200e_coco-320x320')[0].model.bbox_head.type == 'mmone.SSDHead'
+Path('mine.py').write_text("_base_ = 'mmone::classification/mobileone-s2_8xb32_in1k.py'\\nx = 1")
+assert Config.fromfile('mine.py').model.backbone.arch == 's2'
+assert 'mobileone-s4_8xb32_in1k' in BaseInferencer.list_models('mmone')
+'''
+
+
+def test_names_resolve_through_an_installed_wheel(wheel, tmp_path):
+    target, elsewhere = tmp_path / 'site', tmp_path / 'elsewhere'
+    elsewhere.mkdir()
+    subprocess.run([sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps', '--no-index', '--target', str(target),
+                    str(wheel)], check=True, capture_output=True)
+    site = Path(importlib.metadata.distribution('mmengine').locate_file(''))
+    # -S: the .pth file of an editable install must not lead to the sources.
+    result = subprocess.run([sys.executable, '-S', '-c', INSTALLED, str(target)], cwd=elsewhere, text=True,
+                            env=dict(PYTHONPATH=f'{target}:{site}', PATH='/usr/bin:/bin', HOME=str(tmp_path)),
+                            capture_output=True)
+    assert result.returncode == 0, result.stderr

@@ -59,7 +59,7 @@ def calibrate(backbone: MobileOne, images: Iterable[Tensor]) -> int:
     return seen
 
 
-def expand(backbone: MobileOne, images: Iterable[Tensor], noise: float = 0.1, seed: int = 0) -> int:
+def expand(backbone: MobileOne, images: Iterable[Tensor], noise: float = 0.5, seed: int = 0) -> int:
     """Turn a deployed backbone into one with branches that goes on from the same function.
 
     Fused weights are often all that is published, and they hold nothing that a branch was. Each
@@ -70,7 +70,7 @@ def expand(backbone: MobileOne, images: Iterable[Tensor], noise: float = 0.1, se
     Args:
         backbone (MobileOne): Deployed; changed in place and left in eval mode.
         images (Iterable[Tensor]): Batches (N, C, H, W) as the backbone gets them, normalized.
-        noise (float): How different the convolution branches of a block start. Defaults to 0.1.
+        noise (float): How different the convolution branches of a block start. Defaults to 0.5.
         seed (int): Seed of the noise. Defaults to 0.
 
     Returns:

@@ -35,7 +35,8 @@ def training_images(config: str, batches: int, options: Sequence[str] = ()) -> I
     set_collate(cfg)
     situation = Situation(cfg, ('train_dataloader', ))
     with translated(situation):
-        # The model knows the default type and arguments of its library's.
+        # As mmengine's runner does; the model knows the default type of its library's.
+        cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
         preprocessor = MODELS.build(cfg.model).data_preprocessor
         loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
         situation.datasets['train_dataloader'] = loader.dataset

@@ -7,7 +7,11 @@ import sys
 
 import pytest
 import torch
-from kit import TASKS, load_tool, run_tool
+from kit import ROOT, TASKS, load_tool, run_tool
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+
+from mmone.models import MobileOne
 
 
 @pytest.fixture
@@ -230,3 +234,63 @@ def test_only_rank_0_tells(config):
     assert result.returncode != 0
     assert result.stderr.count('train.py: error: model.head.num_classes is 7') == 1
     assert 'in train' not in result.stderr  # no frame of a traceback
+
+
+def test_weights_of_another_class_count(fails, config, tmp_path):
+    path = config('mmpretrain')
+    init_default_scope('mmpretrain')
+    model = MODELS.build(Config.fromfile(path).model)
+    state_dict = dict(model.state_dict())
+    head = 'head.fc.weight', 'head.fc.bias'
+    state_dict.update({key: torch.cat([state_dict[key]] * 2) for key in head})
+    torch.save(dict(state_dict=state_dict), tmp_path / 'ten.pth')
+    for tool, args in (('test', ('ten.pth', )), ('train', ('--cfg-options', 'load_from=ten.pth'))):
+        line = fails(tool, path, *args)
+        assert 'ten.pth has a classifier of 10 classes but the model has 5' in line
+        assert '--drop-head' in line
+    for key in head:
+        del state_dict[key]
+    torch.save(dict(state_dict=state_dict), tmp_path / 'headless.pth')
+    line = fails('test', path, 'headless.pth')
+    assert 'headless.pth has no weights for head.fc.weight and 1 more' in line
+    load_tool('train').main([str(path), '--cfg-options', 'load_from=headless.pth',
+                             'train_cfg.max_epochs=1', 'train_cfg.val_begin=9'])  # yapf: disable
+
+
+def test_weights_of_another_variant(fails, tmp_path):
+    config = ROOT / 'configs/classification/mobileone-s2_8xb32_in1k.py'
+    torch.save({f'backbone.{key}': value for key, value in MobileOne('s1').state_dict().items()},
+               tmp_path / 's1.pth')
+    line = fails('reparameterize', config, 's1.pth', 'out.pth')
+    assert "arch='s1'" in line
+
+
+@pytest.mark.parametrize('args, words', [
+    (('nowhere.pth', 'out.pth'), 'nowhere.pth does not exist'),
+    (('.', 'out.pth'), 'is a directory'),
+    (('in.pth', '.'), 'is a directory'),
+    (('in.pth', 'in.pth'), '--force'),
+    (('in.pth', 'out.pth'), 'no MobileOne classifier'),
+])
+def test_convert(fails, tmp_path, args, words):
+    torch.save({'conv1.weight': torch.zeros(1)}, tmp_path / 'in.pth')
+    before = (tmp_path / 'in.pth').read_bytes()
+    assert words in fails('convert', *args)
+    assert (tmp_path / 'in.pth').read_bytes() == before
+    assert not (tmp_path / 'out.pth').exists()
+
+
+@pytest.mark.parametrize('args, words', [
+    (('nowhere.jpg', '--model', 'mobileone-s0_8xb32_in1k'), 'input nowhere.jpg does not exist'),
+    (('.', '--model', 'mobileone-s0_8xb32_in1k'), 'no images or videos'),
+    (('a.jpg', '--model', 'mobileone-s9'), 'no model'),
+    (('a.jpg', '--model', 'mobileone-s1_1xb64-60e_cifar10-small'), 'no weights are published'),
+    (('a.jpg', '--model', 'mobileone-s0_8xb32_in1k', '--weights', 'no.pth'), 'no.pth does not exist'),
+    (('a.jpg', '--model', 'mobileone-s0_8xb32_in1k', '--out-dir', '.'), 'would replace it'),
+    (('a.mp4', '--model', 'mobileone-s0_8xb32_in1k'), 'video a.mp4 cannot be decoded'),
+])
+def test_predict(fails, tmp_path, args, words):
+    for name in ('a.jpg', 'a.mp4'):
+        if name in args:
+            (tmp_path / name).write_text('no image')
+    assert words in fails('predict', *args)

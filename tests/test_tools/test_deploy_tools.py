@@ -5,7 +5,10 @@ from kit import TASKS, load_tool
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
-from mmone.checkpoints.io import read_checkpoint
+from mmone.checkpoints import SOURCES, read_checkpoint, rename
+from mmone.engine.calibration import training_images
+from mmone.models import MobileOne
+from tests.conftest import relative_difference
 
 
 @pytest.fixture
@@ -60,12 +63,32 @@ def test_what_cannot_be_done_is_one_line_and_status_2(trained, tmp_path, capsys)
     main([path, 'epoch_1.pth', 'there.pth', '--force'])
 
 
-def test_convert(tmp_path, capsys):
+def test_convert_expand_and_back(config, tmp_path, capsys):
+    """Apple's fused weights, given branches by a config's data, deployed again."""
     main = load_tool('convert').main
-    torch.save({'stage0.reparam_conv.weight': torch.zeros(1)}, tmp_path / 'in.pth')
-    main(['in.pth', 'out.pth'])
-    assert "apple's names" in capsys.readouterr().out
+    ours = {f'backbone.{key}': value for key, value in MobileOne('s1', deploy=True).state_dict().items()}
+    torch.save(rename(ours, SOURCES['mmpretrain'], SOURCES['apple']), tmp_path / 'in.pth.tar')
+    main(['in.pth.tar', 'branches.pth', '--expand', str(config('mmpretrain')), '--batches', '2'])
+    out = capsys.readouterr().out
+    assert 'BatchNorm statistics of 8 images' in out
+    assert 'in.pth.tar: names of apple, variant s1, fused, no head, SHA-256 ' in out
+    assert 'branches.pth: names of mmone, mmpretrain, variant s1, with branches, no head, ' in out
+    main(['branches.pth', 'back.safetensors', '--deploy'])
+    back = read_checkpoint('back.safetensors')
+    model, again = MobileOne('s1', deploy=True).eval(), MobileOne('s1', deploy=True).eval()
+    model.load_state_dict({key[len('backbone.'):]: value for key, value in ours.items()})
+    again.load_state_dict({key[len('backbone.'):]: value for key, value in back.items()})
+    x = torch.randn(1, 3, 64, 64)
+    assert relative_difference(again(x)[0], model(x)[0]) < 1e-5
     with pytest.raises(SystemExit) as stop:
-        main(['in.pth', 'out.pth'])
+        main(['in.pth.tar', 'branches.pth'])
     assert stop.value.code == 2
     assert '--force' in capsys.readouterr().err
+
+
+def test_expanding_sees_the_images_as_training_does(config):
+    """Normalized: mmpretrain's configs may have the preprocessor beside the model."""
+    path = config('mmpretrain', "data_preprocessor = model.pop('data_preprocessor')\n")
+    images = torch.cat(list(training_images(str(path), 3)))
+    assert images.shape[1:] == (3, 32, 32)
+    assert -1.01 <= images.min() < -0.2 and images.max() < 1.01

@@ -1,8 +1,12 @@
-"""Compare the classes of the data sets with the heads before the first iteration."""
+"""Compare the classes of the data sets and of the checkpoint with the heads, before anything runs."""
 import re
 
 from mmengine.hooks import Hook
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.runner.base_loop import BaseLoop
 
+from mmone.checkpoints.fit import check_fit
+from mmone.checkpoints.io import weights
 from mmone.engine.translate import built_datasets, no_samples
 from mmone.errors import InputError
 from mmone.registry import HOOKS
@@ -14,13 +18,15 @@ HEADS = re.compile(r'(^|\.)(head|bbox_head|mask_head|decode_head|auxiliary_head)
 
 @HOOKS.register_module()
 class ClassCountHook(Hook):
-    """Stop a run whose heads have another number of classes than its data.
+    """Stop a run whose heads have another number of classes than its data or its checkpoint.
 
     Without it a classifier fails in the loss with an index error or not at all, and a segmentor
-    learns nothing for the classes above. mmdet's NumClassCheckHook does this for mmdet only.
+    learns nothing for the classes above. mmdet's NumClassCheckHook does this for mmdet only. Of a
+    checkpoint mmengine loads what fits and warns of the rest, which is then tested at random.
 
     Raises:
-        InputError: If the counts differ, or a data set is empty.
+        InputError: If the counts differ, a data set is empty, or a checkpoint to test is not of the
+            whole model.
     """
 
     priority = 'VERY_HIGH'
@@ -40,6 +46,14 @@ class ClassCountHook(Hook):
                     raise InputError(
                         f'model.{name}.num_classes is {count} but the data set of {key} has '
                         f'{len(classes)} classes ({_shorten(classes)}): make them agree')
+
+    def after_load_checkpoint(self, runner, checkpoint) -> None:
+        model = runner.model
+        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+            model = model.module
+        source = getattr(runner, '_load_from', None) or 'given'
+        testing = isinstance(runner._test_loop, BaseLoop)
+        check_fit(model, weights(checkpoint), source, whole=testing)
 
 
 def _shorten(names) -> str:

@@ -286,12 +286,12 @@ class MobileOne(BaseModule):
             block.switch_to_deploy()
         self.deploy = True
 
-    def switch_to_branches(self, noise: float = 0.1, seed: int = 0) -> None:
+    def switch_to_branches(self, noise: float = 0.5, seed: int = 0) -> None:
         """Give every deployed block its branches back, in place; see ``mmone.deploy.expand``.
 
         Args:
             noise (float): How different the convolution branches of a block start. Defaults to
-                0.1 of each output channel's standard deviation.
+                0.5 of each output channel's standard deviation.
             seed (int): Seed of the noise. Defaults to 0.
         """
         generator = torch.Generator().manual_seed(seed)

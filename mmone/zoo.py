@@ -1,0 +1,84 @@
+"""The models by name: what ``model-index.yml`` and the metafiles it imports list."""
+import copy
+import difflib
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+from mmengine.config import Config
+
+import mmone
+from mmone.errors import InputError
+
+# What mmengine calls the libraries' tasks in its metafiles.
+TASKS = {'Image Classification': 'classification', 'Object Detection': 'detection',
+         'Semantic Segmentation': 'segmentation'}  # yapf: disable
+
+
+class Entry(NamedTuple):
+    """A model of the zoo.
+
+    Attributes:
+        name (str): The name of its config file without ``.py``.
+        config (Path): The config file.
+        metadata (dict): ``Parameters`` and ``FLOPs`` (multiply-adds), deployed, and more.
+        results (list[dict]): Each with ``Task``, ``Dataset`` and ``Metrics``.
+        weights (str | None): URL of the published checkpoint.
+    """
+    name: str
+    config: Path
+    metadata: dict
+    results: list[dict]
+    weights: str | None
+
+    @property
+    def task(self) -> str:
+        return self.config.parent.name
+
+
+def root() -> Path:
+    """The folder that has ``configs`` and ``model-index.yml``: the package's .mim, or a clone."""
+    package = Path(mmone.__file__).parent
+    return package / '.mim' if (package / '.mim').is_dir() else package.parent
+
+
+@cache
+def entries() -> dict[str, Entry]:
+    """All models by their names."""
+    found = {}
+    index = yaml.safe_load((root() / 'model-index.yml').read_text(encoding='utf-8'))
+    for metafile in index['Import']:
+        content = yaml.safe_load((root() / metafile).read_text(encoding='utf-8'))
+        for model in content['Models']:
+            found[model['Name']] = Entry(
+                model['Name'], root() / model['Config'], model['Metadata'],
+                model.get('Results', []), model.get('Weights'))
+    return found
+
+
+def list_models(task: str | None = None) -> list[str]:
+    """Names of the models, of one task (``'classification'``, …) or of all."""
+    return [name for name, entry in entries().items() if task in (None, entry.task)]
+
+
+def get_config(model: str | Path | Config) -> tuple[Config, str | None]:
+    """The config of a model and the URL of its published weights, if there are any.
+
+    Args:
+        model (str | Path | Config): A name of :func:`list_models`, a config file or a config.
+
+    Raises:
+        InputError: If it is none of these; names the nearest.
+    """
+    from mmone.engine.runner import load_config
+    if isinstance(model, Config):
+        return copy.deepcopy(model), None
+    if str(model).endswith('.py') or Path(model).is_file():
+        return load_config(str(model)), None
+    entry = entries().get(str(model))
+    if entry is None:
+        nearest = difflib.get_close_matches(str(model), list(entries()), n=3, cutoff=0)
+        raise InputError(f'no model {model!r}: give a config file or a name of the model zoo; '
+                         f'the nearest are {", ".join(nearest)}')
+    return load_config(str(entry.config)), entry.weights
