@@ -240,8 +240,8 @@ assert 'mobileone-s4_8xb32_in1k' in BaseInferencer.list_models('mmone')
 def test_names_resolve_through_an_installed_wheel(wheel, tmp_path):
     target, elsewhere = tmp_path / 'site', tmp_path / 'elsewhere'
     elsewhere.mkdir()
-    subprocess.run([sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps', '--no-index', '--target', str(target),
-                    str(wheel)], check=True, capture_output=True)
+    subprocess.run([sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps', '--no-index', '--target', target,
+                    wheel], check=True, capture_output=True)
     site = Path(importlib.metadata.distribution('mmengine').locate_file(''))
     # -S: the .pth file of an editable install must not lead to the sources.
     result = subprocess.run([sys.executable, '-S', '-c', INSTALLED, str(target)], cwd=elsewhere, text=True,

@@ -1,0 +1,9 @@
+_base_ = 'mobileone-s0_1xb64-20e_cifar10-small.py'
+
+# From published weights with their branches given back:
+#   tools/convert.py data/mobileone_s0.pth.tar data/mobileone_s0_expanded.pth --drop-head \
+#       --expand configs/classification/mobileone-s0_1xb64-20e_cifar10-small.py --batches 46
+model = dict(
+    backbone=dict(
+        init_cfg=dict(
+            type='Pretrained', checkpoint='data/mobileone_s0_expanded.pth', prefix='backbone.')))
