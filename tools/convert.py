@@ -55,10 +55,10 @@ def main(argv=None):
         from mmone.checkpoints.convert import convert
 
         def expand(backbone):
-            from mmone import deploy
-            from mmone.engine.calibration import training_images
-            images = training_images(args.expand, args.batches, args.cfg_options)
-            print(f'BatchNorm statistics of {deploy.expand(backbone, images)} images')
+            from mmone.engine.calibration import expand_for
+            expanded, images = expand_for(args.expand, backbone, args.batches, args.cfg_options)
+            print(f'\nBatchNorm statistics of {images} images')
+            return expanded
 
         before, after = convert(
             args.checkpoint, args.out, to='mmpretrain' if args.to == 'mmone' else args.to,

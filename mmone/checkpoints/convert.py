@@ -46,7 +46,7 @@ def convert(source: str | Path,
             out: str | Path,
             to: str = MMPRETRAIN.name,
             deploy: bool = False,
-            expand: Callable[[MobileOne], None] | None = None,
+            expand: Callable[[MobileOne], MobileOne] | None = None,
             drop_head: bool = False,
             trust: bool = False,
             overwrite: bool = False) -> tuple[Description, Description]:
@@ -58,8 +58,8 @@ def convert(source: str | Path,
         out (str | Path): The file to write; a name in ``.safetensors`` gives that format.
         to (str): A name of :data:`SOURCES`. Defaults to mmpretrain's, which are mmone's.
         deploy (bool): Fuse the branches. Defaults to False.
-        expand (Callable, optional): Gives a deployed backbone its branches back, in place, as
-            :func:`mmone.deploy.expand` does. Defaults to None: the form is kept.
+        expand (Callable, optional): From a deployed backbone to one with branches, such as
+            :func:`mmone.engine.calibration.expand_for`. Defaults to None: the form is kept.
         drop_head (bool): Leave the classifier's head out. Defaults to False.
         trust (bool): Allow a pickle that can run code. Defaults to False.
         overwrite (bool): Replace ``out`` if it exists. Defaults to False.
@@ -91,7 +91,7 @@ def convert(source: str | Path,
         model = MobileOne(arch, **dict(form, deploy=True)).eval()
         model.load_state_dict(backbone)  # folds branches
         if expand:
-            expand(model)
+            model = expand(model)
         backbone = model.state_dict()
     result = {BACKBONE + key: value for key, value in backbone.items()}
     if not drop_head:

@@ -1,4 +1,4 @@
-"""The images that a config trains on, as its backbone gets them."""
+"""Fused weights given branches for the training that a config describes."""
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
@@ -7,7 +7,10 @@ from mmengine.runner import Runner, set_random_seed
 from mmengine.utils import track_iter_progress
 from torch import Tensor
 
+from mmone.config import type_name, walk
+from mmone.deploy import expand
 from mmone.errors import InputError
+from mmone.models import MobileOne
 
 from .runner import load_config, set_collate
 from .translate import Situation, translated
@@ -43,3 +46,28 @@ def training_images(config: str, batches: int, options: Sequence[str] = ()) -> I
         count = min(batches, len(loader))
         for batch in track_iter_progress((islice(loader, count), count)):
             yield preprocessor(batch, training=True)['inputs']
+
+
+def expand_for(config: str, backbone: MobileOne, batches: int,
+               options: Sequence[str] = ()) -> tuple[MobileOne, int]:
+    """Give a deployed backbone branches whose statistics are those that a training will see.
+
+    Args:
+        config (str): The training's config file, of any task: its images, and its backbone's
+            strides and dilations, on which the statistics depend too.
+        backbone (MobileOne): Deployed; it is left as it is.
+        batches (int): How many, or as many as an epoch has.
+        options (Sequence[str]): Overrides as ``key=value``.
+
+    Returns:
+        tuple[MobileOne, int]: In training form, and how many images the statistics are of.
+
+    Raises:
+        InputError: If the config has no training data, or they cannot be read.
+    """
+    cfg = load_config(config, options)
+    own = next((node for node in walk(cfg.model) if type_name(node) == 'MobileOne'), {})
+    places = {key: own[key] for key in ('strides', 'dilations') if key in own}
+    expanded = MobileOne(backbone.arch, backbone.in_channels, deploy=True, **places)
+    expanded.load_state_dict(backbone.state_dict())
+    return expanded, expand(expanded, training_images(config, batches, options))
