@@ -151,7 +151,7 @@ def predict(model: nn.Module, images: Iterable[str | Path | np.ndarray],
     Yields:
         Prediction: One for each image; of an undecodable one with ``sample`` None.
     """
-    pipeline = _test_pipeline(model.cfg)
+    pipeline = test_pipeline(model.cfg)
 
     def prepare(numbered):
         number, given = numbered
@@ -188,7 +188,7 @@ def predict(model: nn.Module, images: Iterable[str | Path | np.ndarray],
                 yield prediction if data is None else prediction._replace(sample=next(samples).cpu())
 
 
-def _test_pipeline(cfg: Config) -> Compose:
+def test_pipeline(cfg: Config) -> Compose:
     """The config's test pipeline for an image that is loaded, without annotations."""
     dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
     while 'dataset' in dataset:
