@@ -31,7 +31,9 @@ def check_fit(model: nn.Module, state_dict: dict[str, Tensor], source: str, whol
     for key, value in own.items():
         given = state_dict.get(key)
         if given is not None and given.shape != value.shape and (whole or key.startswith('head.')):
-            if key == 'head.fc.weight' and given.shape[1:] == value.shape[1:]:
+            if key == 'head.fc.weight' and backbones and given.shape[1:] != value.shape[1:]:
+                return  # the head of another variant, as the backbone will say
+            if key == 'head.fc.weight':
                 raise InputError(
                     f'checkpoint {source} has a classifier of {len(given)} classes but the model '
                     f'has {len(value)}: set model.head.num_classes={len(given)}, or to fine-tune '

@@ -134,7 +134,7 @@ def read_checkpoint(path: str | Path, trust: bool = False) -> dict:
     except InputError:
         raise
     except (RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
-        reason = str(error).split('\n')[0]
+        reason = str(error).split('\n')[0].split('. ')[0]
         raise InputError(f'checkpoint {path} is truncated or no PyTorch checkpoint ({reason}): '
                          'copy or download it again') from None
     except Exception as error:

@@ -163,11 +163,12 @@ def recognise(state_dict: dict[str, Tensor]) -> Source | None:
 
 
 def _has_depthwise(state_dict: dict[str, Tensor], source: Source) -> bool:
-    """Whether the first block is depthwise: other families of timm's share its names."""
-    for part in ('conv', 'deployed'):
-        weight = state_dict.get(_write(_Name('stage1', '0', part, '0', 'weight'), source))
-        if weight is not None:
-            return weight.dim() == 4 and weight.shape[1] == 1
+    """Whether stage1 has depthwise blocks: other families of timm's share MobileOne's names."""
+    for key, value in state_dict.items():
+        if key.startswith(source.stage1 + '.') and key.endswith('.weight') and value.dim() == 4:
+            name = _parse(key, source)
+            if name and name.part in ('conv', 'deployed') and value.shape[1] == 1:
+                return True
     return False
 
 
