@@ -23,7 +23,7 @@ from mmone.checkpoints.io import weights as weights_of
 from mmone.checkpoints.sources import to_mmone
 from mmone.config import set_deploy, type_name
 from mmone.errors import InputError
-from mmone.zoo import get_config
+from mmone.zoo import find_config
 
 _VISUALIZERS = dict(mmpretrain='mmpretrain.UniversalVisualizer', mmdet='mmdet.DetLocalVisualizer',
                     mmseg='mmseg.SegLocalVisualizer')  # yapf: disable
@@ -75,6 +75,23 @@ class Prediction(NamedTuple):
             name(label): count / total for label, count in zip(labels.tolist(), counts.tolist())})
 
 
+def get_config(model: str | Path | Config, deploy: bool = True) -> Config:
+    """The config of a model, for the libraries' inferencers: ``DetInferencer(get_config(name), …)``.
+
+    Args:
+        model (str | Path | Config): A name of :func:`mmone.zoo.list_models`, a config file or a
+            config, which is left as it is.
+        deploy (bool): Build the deployed form. Defaults to True.
+
+    Raises:
+        InputError: If there is no such model.
+    """
+    cfg, _ = find_config(model)
+    if deploy:
+        set_deploy(cfg.model)
+    return cfg
+
+
 def get_model(model: str | Path | Config,
               weights: str | None = None,
               device: str | None = None,
@@ -98,12 +115,11 @@ def get_model(model: str | Path | Config,
     Raises:
         InputError: If there is no such model, or the weights cannot be used for it.
     """
-    cfg, published = get_config(model)
+    cfg, published = find_config(model)
     weights = weights or published
     if weights is None:
         raise InputError(f'no weights are published for {model}: give a checkpoint')
-    if deploy:
-        set_deploy(cfg.model)
+    cfg = get_config(cfg, deploy)
     scope = cfg.get('default_scope', 'mmengine')
     cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
     if '://' in str(weights):

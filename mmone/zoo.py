@@ -62,7 +62,7 @@ def list_models(task: str | None = None) -> list[str]:
     return [name for name, entry in entries().items() if task in (None, entry.task)]
 
 
-def get_config(model: str | Path | Config) -> tuple[Config, str | None]:
+def find_config(model: str | Path | Config) -> tuple[Config, str | None]:
     """The config of a model and the URL of its published weights, if there are any.
 
     Args:

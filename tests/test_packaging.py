@@ -230,7 +230,7 @@ from mmengine.config import Config
 
 from mmengine.infer import BaseInferencer
 assert Path(mmone.__file__).parent.parent == Path(sys.argv[1]), mmone.__file__
-assert mmone.zoo.get_config('ssdlite_mobileone-s0_8xb16-200e_coco-320x320')[0].model.bbox_head.type == 'mmone.SSDHead'
+assert mmone.zoo.find_config('ssdlite_mobileone-s0_8xb16-200e_coco-320x320')[0].model.bbox_head.type == 'mmone.SSDHead'
 Path('mine.py').write_text("_base_ = 'mmone::classification/mobileone-s2_8xb32_in1k.py'\\nx = 1")
 assert Config.fromfile('mine.py').model.backbone.arch == 's2'
 assert 'mobileone-s4_8xb32_in1k' in BaseInferencer.list_models('mmone')

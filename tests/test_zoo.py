@@ -10,7 +10,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmone import InputError
 from mmone.analysis import complexity, native_shape
 from mmone.config import set_deploy
-from mmone.zoo import TASKS, entries, get_config, list_models
+from mmone.zoo import TASKS, entries, find_config, list_models
 from mmone.zoo_tables import with_tables
 
 ROOT = Path(__file__).parent.parent
@@ -84,15 +84,15 @@ def test_results_agree_with_the_page_of_results():
 
 
 def test_config_of_a_name_a_file_and_a_config():
-    by_name, weights = get_config('mobileone-s0_8xb32_in1k')
+    by_name, weights = find_config('mobileone-s0_8xb32_in1k')
     assert by_name.model.backbone.arch == 's0' and weights.endswith('0bc94952.pth')
-    by_file, none = get_config(ROOT / 'configs/classification/mobileone-s0_8xb32_in1k.py')
+    by_file, none = find_config(ROOT / 'configs/classification/mobileone-s0_8xb32_in1k.py')
     assert by_file.model == by_name.model and none is None
-    copied, _ = get_config(by_name)
+    copied, _ = find_config(by_name)
     copied.model.backbone.arch = 's1'
     assert by_name.model.backbone.arch == 's0'
 
 
 def test_unknown_name():
     with pytest.raises(InputError, match='mobileone-s3_8xb32_in1k'):
-        get_config('mobileone-s3_8xb64_in1k')
+        find_config('mobileone-s3_8xb64_in1k')

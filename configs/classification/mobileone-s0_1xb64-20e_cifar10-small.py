@@ -10,3 +10,6 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.001, end=2, convert_to_iter_based=True),
     dict(type='CosineAnnealingLR', eta_min=1e-6, begin=2, end=20, convert_to_iter_based=True)
 ]
+
+# A thousand iterations leave even less time for it.
+custom_hooks = [dict(_base_.custom_hooks[0], momentum=0.02), *_base_.custom_hooks[1:]]

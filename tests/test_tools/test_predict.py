@@ -10,7 +10,7 @@ from kit import TASKS, load_tool
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-from mmone.apis import draw, get_model, predict
+from mmone.apis import draw, get_config, get_model, predict
 
 CLASSES = ('circle', 'square', 'triangle', 'star', 'cross')
 
@@ -81,7 +81,7 @@ def test_predictions_are_those_of_the_stock_inferencer(trained, task, data):
     assert model.backbone.deploy
     ours = list(predict(model, files, batch_size=2))
     assert [prediction.name for prediction in ours] == files
-    cfg = Config.fromfile(path)
+    cfg = get_config(path)
     if task == 'mmpretrain':
         from mmpretrain import ImageClassificationInferencer
         theirs = ImageClassificationInferencer(model)(files, return_datasamples=True)
@@ -91,9 +91,12 @@ def test_predictions_are_those_of_the_stock_inferencer(trained, task, data):
         theirs = DetInferencer(cfg, str(weights), device='cpu')(files, return_datasamples=True)['predictions']
         pairs = [(a.sample.pred_instances.scores, b.pred_instances.scores) for a, b in zip(ours, theirs)]
     else:
-        from mmseg.apis import inference_model
-        pairs = [(a.sample.pred_sem_seg.data, inference_model(model, file).pred_sem_seg.data)
-                 for a, file in zip(ours, files)]  # yapf: disable
+        from mmseg.apis import MMSegInferencer, inference_model
+        inferencer = MMSegInferencer(cfg, str(weights), device='cpu')
+        theirs = [inferencer(file, return_datasamples=True) for file in files]
+        pairs = [(a.sample.pred_sem_seg.data, b.pred_sem_seg.data)
+                 for found in (theirs, [inference_model(model, file) for file in files])
+                 for a, b in zip(ours, found)]  # yapf: disable
     for a, b in pairs:
         if a.is_floating_point():
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
