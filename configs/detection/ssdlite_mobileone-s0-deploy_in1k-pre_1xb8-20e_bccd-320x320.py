@@ -6,6 +6,6 @@ model = dict(
     backbone=dict(
         deploy=True,
         init_cfg=dict(
-            type='Pretrained', checkpoint='data/mobileone_s0_deploy.pth', prefix='backbone.')))
+            type='Pretrained', checkpoint='data/mobileone_s0.pth.tar', prefix='backbone.')))
 train_cfg = dict(max_epochs=20, val_interval=5)
 param_scheduler = [dict(_base_.warmup, end=100), dict(_base_.cosine, end=20)]

@@ -5,4 +5,4 @@ model = dict(
     backbone=dict(
         deploy=True,
         init_cfg=dict(
-            type='Pretrained', checkpoint='data/mobileone_s0_deploy.pth', prefix='backbone.')))
+            type='Pretrained', checkpoint='data/mobileone_s0.pth.tar', prefix='backbone.')))
