@@ -7,7 +7,8 @@ import torch
 from mmengine.dataset import pseudo_collate
 from torch.nn.functional import cross_entropy
 
-from mmone.apis import get_model, predict, test_pipeline
+from mmone import apis
+from mmone.apis import get_model, predict
 from mmone.deploy import expand
 
 DATA = Path(__file__).parent.parent / 'data'
@@ -42,7 +43,7 @@ def test_expanded_goes_on_from_where_the_fused_network_is(labelled):
     """The same logits in eval mode; in training mode, at a batch of 125, nearly the same loss."""
     model = get_model('mobileone-s0_8xb32_in1k', str(WEIGHTS), 'cpu')
     files = list(labelled)[::4]
-    pipeline = test_pipeline(model.cfg)
+    pipeline = apis.test_pipeline(model.cfg)
     samples = [pipeline(dict(img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2]))
                for image in map(mmcv.imread, files)]
     images = model.data_preprocessor(pseudo_collate(samples))['inputs']
