@@ -1,0 +1,309 @@
+"""One graph from images to the final answer: what is traced and exported."""
+import copy
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import fuse_conv_bn
+from torch import Tensor, nn
+
+from mmone.config import type_name
+from mmone.errors import InputError
+from mmone.models import MobileOne
+
+
+class Graph(nn.Module):
+    """A deployed model with its pre-processing and post-processing.
+
+    The input is (N, 3, H, W) in RGB: uint8, or with ``raw`` float32 that is normalized already.
+    Normalizing is a subtraction and a scale. The scale is folded into the first convolution, exactly.
+    The subtraction stays an operator of its own: that convolution pads its input with zeros, which
+    stand for the mean colour after the subtraction but for black before it.
+
+    Args:
+        model (nn.Module): The library's model in eval mode; it is left as it is.
+        shape (tuple[int, int]): Height and width of the input, as far as they are fixed.
+        dynamic_hw (bool): Leave height and width free. Defaults to False.
+        raw (bool): Take normalized images. Defaults to False.
+        half (bool): Compute the network in float16, with the answer in float32. Defaults to
+            False.
+        logits (bool): Give the logits too, (N, classes) or (N, classes, H, W). Defaults to
+            False.
+
+    Attributes:
+        outputs (dict[str, tuple[str, ...]]): What it returns, by name, with the names of the
+            dimensions.
+    """
+    outputs: dict[str, tuple[str, ...]] = {}
+
+    def __init__(self, model: nn.Module, shape: tuple[int, int], dynamic_hw: bool = False,
+                 raw: bool = False, half: bool = False, logits: bool = False):  # yapf: disable
+        super().__init__()
+        self.shape = shape
+        self.dynamic_hw = dynamic_hw
+        self.logits = logits
+        self.network = copy.deepcopy(model).requires_grad_(False)
+        preprocessor = self.network.data_preprocessor
+        del self.network.data_preprocessor
+        self.reverse = not takes_rgb(preprocessor)
+        mean, std = normalization(preprocessor)
+        if raw or not (mean.any() or (std != 1).any()):
+            mean = std = None
+        elif isinstance(self.network.backbone, MobileOne):
+            conv = self.network.backbone.stage0.branch_reparam
+            conv.weight.data /= std.flip(0) if self.reverse else std
+            std = None
+        # Those of necks and heads; the converters leave some.
+        self.network = fuse_conv_bn(self.network)
+        self.register_buffer('mean', mean)
+        self.register_buffer('scale', None if std is None else 1 / std)
+        self.half_network = half
+        if half:
+            self.network.half()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        x = images.float()
+        if self.mean is not None:
+            x = x - self.mean
+        if self.scale is not None:
+            x = x * self.scale
+        if self.reverse:
+            x = x.flip(1)
+        outputs = self.run(x.half() if self.half_network else x)
+        return self.answer([output.float() if self.half_network else output for output in outputs],
+                           images)
+
+    def run(self, x: Tensor) -> Sequence[Tensor]:
+        """The network on normalized images (N, 3, H, W)."""
+        raise NotImplementedError
+
+    def answer(self, outputs: Sequence[Tensor], images: Tensor) -> tuple[Tensor, ...]:
+        """What :attr:`outputs` names, from what :meth:`run` gave, in float32."""
+        raise NotImplementedError
+
+
+def normalization(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of a library's data preprocessor, each (3, 1, 1), in RGB."""
+    if not getattr(preprocessor, '_enable_normalize', False):
+        return torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
+    both = (value.detach().float().cpu().expand(3, 1, 1)
+            for value in (preprocessor.mean, preprocessor.std))
+    return tuple((value if takes_rgb(preprocessor) else value.flip(0)).clone() for value in both)
+
+
+def takes_rgb(preprocessor: nn.Module) -> bool:
+    """Whether the network behind a data preprocessor takes RGB; images are read as BGR."""
+    # By the names that mmpretrain, mmengine (and so mmdet) and mmseg have for it.
+    return any(getattr(preprocessor, name, False)
+               for name in ('to_rgb', '_channel_conversion', 'channel_conversion'))
+
+
+class Classification(Graph):
+    """Scores (N, classes)."""
+
+    def __init__(self, model, shape, **kwargs):
+        super().__init__(model, shape, **kwargs)
+        self.outputs = dict(scores=('batch', 'classes'))
+        if self.logits:
+            self.outputs['logits'] = ('batch', 'classes')
+
+    def run(self, x):
+        return [self.network(x, mode='tensor')]
+
+    def answer(self, outputs, images):
+        logits, = outputs
+        return (logits.softmax(1), logits)[:len(self.outputs)]
+
+
+class Segmentation(Graph):
+    """Label map (N, H, W) of the input's pixels."""
+
+    def __init__(self, model, shape, **kwargs):
+        super().__init__(model, shape, **kwargs)
+        if model.test_cfg.get('mode', 'whole') != 'whole':
+            raise InputError(f"test_cfg.mode={model.test_cfg.mode!r} cannot be exported, it computes "
+                             "an image in pieces: set model.test_cfg.mode='whole'")
+        self.network.auxiliary_head = None  # of use in training only
+        self.align_corners = model.align_corners
+        self.threshold = getattr(model.decode_head, 'threshold', None) or 0.3
+        self.outputs = dict(labels=('batch', 'height', 'width'))
+        if self.logits:
+            self.outputs['logits'] = ('batch', 'classes', 'height', 'width')
+
+    def run(self, x):
+        return [self.network(x, mode='tensor')]
+
+    def answer(self, outputs, images):
+        size = images.shape[2:] if self.dynamic_hw else self.shape
+        logits = F.interpolate(
+            outputs[0], size=size, mode='bilinear', align_corners=self.align_corners)
+        if logits.shape[1] == 1:
+            labels = logits.sigmoid().squeeze(1) > self.threshold
+        else:
+            labels = logits.argmax(1)
+        return (labels.to(torch.int32), logits)[:len(self.outputs)]
+
+
+class Detection(Graph):
+    """Boxes (N, K, 5) in pixels of the input with their scores, best first, and labels (N, K).
+
+    What mmdet's anchor heads do after their convolutions: per level the ``nms_pre`` best pairs of an
+    anchor and a class, decoding, per-class NMS, and the ``max_per_img`` best. Places that are not
+    filled have the label -1.
+
+    Args:
+        select (Callable): Non-maximum suppression, (boxes (N, P, 4), scores (N, P), IoU threshold,
+            score threshold, K) → scores (N, P) with zeros where it suppressed.
+    """
+    outputs = dict(boxes=('batch', 'places', 'x1, y1, x2, y2, score'), labels=('batch', 'places'))
+
+    def __init__(self, model, shape, select: Callable | None = None, **kwargs):
+        if kwargs.get('logits'):
+            raise InputError('--logits is for classification and segmentation: a detector has '
+                             'boxes')
+        super().__init__(model, shape, **kwargs)
+        head = model.bbox_head
+        coder, cfg = head.bbox_coder, head.test_cfg
+        nms = cfg.get('nms') or {}
+        unsupported = [
+            (not hasattr(head, 'prior_generator'), f'the head {type(head).__name__} without anchors'),
+            (type(coder).__name__ != 'DeltaXYWHBBoxCoder', f'the box coder {type(coder).__name__}'),
+            (getattr(coder, 'add_ctr_clamp', False), 'the box coder with add_ctr_clamp'),
+            (type_name(nms) not in ('nms', ''), f'test_cfg.nms of type {type_name(nms)!r}'),
+            ('nms' not in cfg, 'test_cfg without nms'),
+        ]
+        for found, what in unsupported:
+            if found:
+                raise InputError(f'{what} cannot be exported: the graph has anchors, DeltaXYWH '
+                                 'boxes and plain NMS')
+        self.select = select or select_by_offset
+        self.classes = head.num_classes
+        self.sigmoid = head.use_sigmoid_cls
+        self.prior_generator = head.prior_generator
+        self.register_buffer('means', torch.tensor(coder.means))
+        self.register_buffer('stds', torch.tensor(coder.stds))
+        self.wh_clip = abs(torch.tensor(16 / 1000).log().item())
+        self.clip_border = coder.clip_border
+        self.nms_pre = cfg.get('nms_pre', -1)
+        self.min_size = cfg.get('min_bbox_size', -1)
+        self.score_thr = float(cfg.get('score_thr', 0))
+        self.iou_threshold = float(nms.get('iou_threshold', 0.5))
+        self.class_agnostic = bool(nms.get('class_agnostic', False))
+        self.max_per_img = cfg.get('max_per_img', 100)
+        if not self.dynamic_hw:
+            self.register_buffer('limits', torch.tensor([*shape[::-1], *shape[::-1]]).float())
+            with torch.no_grad():
+                x = torch.zeros(1, 3, *shape, dtype=next(self.network.parameters()).dtype)
+                scores, _ = self.network(x, mode='tensor')
+            self.register_buffer('priors', self._priors(scores))
+
+    def _priors(self, levels: Sequence[Tensor]) -> Tensor:
+        """All anchors (A, 4) of levels (N, channels, H, W)."""
+        sizes = [level.shape[-2:] for level in levels]
+        return torch.cat(self.prior_generator.grid_priors(sizes, device=levels[0].device))
+
+    def run(self, x):
+        scores, deltas = self.network(x, mode='tensor')
+        return [*scores, *deltas]
+
+    def answer(self, outputs, images):
+        levels = len(outputs) // 2
+        channels = self.classes + (0 if self.sigmoid else 1)
+        scores = [_by_anchor(level, channels) for level in outputs[:levels]]
+        deltas = [_by_anchor(level, 4) for level in outputs[levels:]]
+        priors = self._priors(outputs[:levels]) if self.dynamic_hw else self.priors
+        scores, pairs = self._candidates(scores)
+        # Not floor: of whole numbers it takes six operators.
+        anchors = torch.div(pairs, self.classes, rounding_mode='trunc').to(torch.int64)
+        labels = pairs - anchors * self.classes
+        deltas = torch.cat(deltas, dim=1).gather(1, anchors.unsqueeze(-1).expand(-1, -1, 4))
+        boxes = self._decode(priors[anchors], deltas, images)
+        if self.min_size >= 0:
+            large = (boxes[..., 2:] - boxes[..., :2]).amin(-1) > self.min_size
+            scores = scores * large.to(scores)
+        scores = scores * (scores > self.score_thr).to(scores)
+
+        # Far apart, boxes of different classes do not suppress each other.
+        places = boxes
+        if not self.class_agnostic:
+            side = max(self.shape) if not self.dynamic_hw else boxes.amax()
+            places = boxes + (labels.to(boxes) * (side + 1)).unsqueeze(-1)
+        scores = self.select(places, scores, self.iou_threshold, self.score_thr, self.max_per_img)
+        scores, kept = scores.topk(self._at_most(self.max_per_img, scores.shape[1]), dim=1)
+        found = (scores > 0).to(scores)
+        boxes = boxes.gather(1, kept.unsqueeze(-1).expand(-1, -1, 4))
+        boxes = torch.cat([boxes, scores.unsqueeze(-1)], dim=-1) * found.unsqueeze(-1)
+        labels = (labels.gather(1, kept) + 1) * found.to(torch.int64) - 1
+        return boxes, labels.to(torch.int32)
+
+    def _at_most(self, limit: int, count: int) -> int:
+        # Where sizes are free, candidates are filled up to the limits.
+        return limit if self.dynamic_hw else min(limit, count)
+
+    def _candidates(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The scores (N, P) of the best pairs of each level, and which pairs (N, P) they are.
+
+        Pair ``anchor * classes + label`` counts through all of ``levels``, each (N, anchors,
+        channels).
+        """
+        counts = [level.shape[1] * self.classes for level in levels]
+        scores = torch.cat(list(levels), dim=1)
+        scores = scores.sigmoid() if self.sigmoid else scores.softmax(-1)[..., :self.classes]
+        scores = scores.flatten(1)
+        found, first = [], 0
+        for count in counts:
+            level = scores[:, first:first + count]
+            if self.nms_pre > 0 and self.dynamic_hw:
+                # Filled up with scores of 0, of any pair.
+                level, pairs = F.pad(level, (0, self.nms_pre)).topk(self.nms_pre, dim=1)
+                pairs = pairs.minimum(torch.zeros_like(pairs) + (count - 1))
+            elif 0 < self.nms_pre < count:
+                level, pairs = level.topk(self.nms_pre, dim=1)
+            else:
+                pairs = torch.arange(count, device=scores.device).expand_as(level)
+            found.append((level, pairs + first))
+            first = first + count
+        scores, pairs = (torch.cat(part, dim=1) for part in zip(*found))
+        if self.dynamic_hw:
+            scores, pairs = (F.pad(part, (0, self.max_per_img)) for part in (scores, pairs))
+        return scores, pairs
+
+    def _decode(self, priors: Tensor, deltas: Tensor, images: Tensor) -> Tensor:
+        """Boxes (N, P, 4) as mmdet's DeltaXYWHBBoxCoder decodes them."""
+        deltas = deltas * self.stds + self.means
+        sizes = priors[..., 2:] - priors[..., :2]
+        centres = (priors[..., :2] + priors[..., 2:]) * 0.5 + sizes * deltas[..., :2]
+        halves = sizes * deltas[..., 2:].clamp(-self.wh_clip, self.wh_clip).exp() * 0.5
+        boxes = torch.cat([centres - halves, centres + halves], dim=-1)
+        if self.clip_border:
+            if self.dynamic_hw:
+                # A comparison with a traced size would be one with the example's.
+                limits = torch.stack([torch.ones_like(boxes[..., 0]) * edge
+                                      for edge in (*images.shape[:1:-1], *images.shape[:1:-1])], -1)
+            else:
+                limits = self.limits
+            boxes = boxes.clamp(min=0).minimum(limits)
+        return boxes
+
+
+def _by_anchor(level: Tensor, channels: int) -> Tensor:
+    """(N, anchors at a place x channels, H, W) → (N, anchors, channels)."""
+    return level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, channels)
+
+
+def select_by_offset(boxes: Tensor, scores: Tensor, iou_threshold: float, score_thr: float,
+                     limit: int) -> Tensor:
+    """Non-maximum suppression by torchvision's operator, all images at once.
+
+    See :class:`Detection` for the arguments.
+    """
+    from torchvision.ops import nms
+    side = boxes.amax() - boxes.amin() + 1
+    image = torch.arange(boxes.shape[0], device=boxes.device).to(boxes).reshape(-1, 1, 1)
+    kept = nms((boxes + image * side).flatten(0, 1), scores.flatten(), iou_threshold)
+    kept_scores = scores.flatten()[kept]
+    return torch.zeros_like(scores).flatten().scatter(0, kept, kept_scores).reshape(scores.shape)
+
+
+GRAPHS = dict(mmpretrain=('classification', Classification), mmdet=('detection', Detection),
+              mmseg=('segmentation', Segmentation))  # yapf: disable
