@@ -22,6 +22,7 @@ from mmone.checkpoints.io import read_checkpoint
 from mmone.checkpoints.io import weights as weights_of
 from mmone.checkpoints.sources import to_mmone
 from mmone.config import set_deploy, type_name
+from mmone.deploy.runtime import is_exported
 from mmone.errors import InputError
 from mmone.zoo import find_config
 
@@ -105,7 +106,7 @@ def get_model(model: str | Path | Config,
 
     Args:
         model (str | Path | Config): A name of :func:`mmone.zoo.list_models`, a config file or a
-            config.
+            config; or an exported model, which has its weights in it and computes on the CPU.
         weights (str, optional): Checkpoint of any source that mmone knows, in either form, a file
             or a URL. Defaults to those published for the name.
         device (str, optional): Defaults to a GPU where there is one.
@@ -115,6 +116,13 @@ def get_model(model: str | Path | Config,
     Raises:
         InputError: If there is no such model, or the weights cannot be used for it.
     """
+    if not isinstance(model, Config) and is_exported(model):
+        for name, given in (('weights', weights), ('device', device not in (None, 'cpu') and device)):
+            if given:
+                raise InputError(f'{model} is an exported model, which has its weights in it and '
+                                 f'computes on the CPU: leave {name} {given} out')
+        from mmone.deploy.exported import ExportedModel
+        return ExportedModel(model).eval()
     cfg, published = find_config(model)
     weights = weights or published
     if weights is None:

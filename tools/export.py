@@ -47,9 +47,9 @@ def main(argv=None):
     args = parse_args(argv)
     from mmone.cli import error_boundary
     with error_boundary():
-        from mmone.deploy.export import export
+        from mmone.deploy.export import export_model
         from mmone.engine.runner import load_config
-        print(export(
+        print(export_model(
             load_config(args.config, args.cfg_options), args.checkpoint, args.out, args.format,
             shape=args.shape and tuple(args.shape), dynamic=tuple(filter(None, args.dynamic.split(','))),
             half=args.half, raw=args.raw, logits=args.logits, images=args.images,

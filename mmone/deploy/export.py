@@ -1,5 +1,6 @@
 """From a config and a checkpoint to one file that runs without PyTorch, checked before it is there."""
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -7,7 +8,6 @@ import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,18 +66,18 @@ class ExportReport(NamedTuple):
             f'normalization: {self.meta["normalization"]}', checked])
 
 
-def export(model: str | Path | Config,
-           weights: str,
-           out: str | Path,
-           format: str | None = None,
-           shape: tuple[int, int] | None = None,
-           dynamic: Sequence[str] = (),
-           half: bool = False,
-           raw: bool = False,
-           logits: bool = False,
-           images: str | None = None,
-           overwrite: bool = False,
-           trust: bool = False) -> ExportReport:
+def export_model(model: str | Path | Config,
+                 weights: str,
+                 out: str | Path,
+                 format: str | None = None,
+                 shape: tuple[int, int] | None = None,
+                 dynamic: Sequence[str] = (),
+                 half: bool = False,
+                 raw: bool = False,
+                 logits: bool = False,
+                 images: str | None = None,
+                 overwrite: bool = False,
+                 trust: bool = False) -> ExportReport:
     """Export a model, compare it with PyTorch, and only then give the file its name.
 
     Args:
@@ -116,7 +116,8 @@ def export(model: str | Path | Config,
     if scope not in GRAPHS:
         raise InputError(f'a model of {scope} cannot be exported: expected one of {", ".join(GRAPHS)}')
     task, kind = GRAPHS[scope]
-    shape, pipeline = prepare(net.cfg, shape, 'hw' in dynamic)
+    files, place = _image_files(net.cfg, images)
+    shape, pipeline = prepare(net.cfg, shape, 'hw' in dynamic, files)
     _check_shape(net, shape)
     graph = kind(net, shape, dynamic_hw='hw' in dynamic, raw=raw, half=half and writer.HALF,
                  logits=logits).eval()
@@ -140,7 +141,7 @@ def export(model: str | Path | Config,
         loaded = Runtime(partial)
         difference, on = None, ''
         if name != 'coreml' or _computes_coreml():
-            samples, on = _images(net.cfg, images, shape)
+            samples, on = _samples(files, place, shape)
             difference = _compare(net, loaded, samples)
             if not difference.within:
                 raise InputError(f'the {name} model answers otherwise than PyTorch on {on} '
@@ -164,9 +165,17 @@ def _format_name(out: Path, given: str | None) -> str:
     return by_suffix[out.suffix]
 
 
-def prepare(cfg: Config, shape: tuple[int, int] | None,
-            dynamic_hw: bool) -> tuple[tuple[int, int], list[dict]]:
+def prepare(cfg: Config, shape: tuple[int, int] | None, dynamic_hw: bool,
+            files: Sequence[Path] = ()) -> tuple[tuple[int, int], list[dict]]:
     """The size of the input, and the transforms that bring an image to it.
+
+    Args:
+        cfg (Config): Its test pipeline is what counts.
+        shape (tuple[int, int], optional): The size that is wanted. Defaults to what the pipeline
+            gives; where it takes images as they are, to the first test image's, or if there is
+            none to what was trained on.
+        dynamic_hw (bool): Whether the size is left free.
+        files (Sequence[Path]): Test images.
 
     Returns:
         tuple: (height, width), and those of the config's test pipeline that change images, with a
@@ -201,7 +210,8 @@ def prepare(cfg: Config, shape: tuple[int, int] | None,
         fixed = tuple(last['crop_size'][::-1])
     elif last.get('type') == 'Resize' and not last.get('keep_ratio'):
         fixed = tuple(last['scale'][::-1])
-    size = shape or fixed or _training_size(cfg)
+    as_it_is = runtime.read_image(files[0]).shape[:2] if files and not transforms else None
+    size = shape or fixed or as_it_is or _training_size(cfg)
     if size is None:
         raise InputError('the config does not say the size of its test images: give --shape H W')
     if not dynamic_hw and fixed != size:
@@ -218,7 +228,6 @@ def prepare(cfg: Config, shape: tuple[int, int] | None,
 
 
 def _training_size(cfg: Config) -> tuple[int, int] | None:
-    """Of configs whose test images are taken as they are."""
     size = cfg.model.get('data_preprocessor', {}).get('size') or cfg.get('crop_size')
     if size is None:
         for node in (cfg.get('train_dataloader') or {}).get('dataset', {}).get('pipeline') or []:
@@ -295,27 +304,29 @@ def _computes_coreml() -> bool:
     return platform.system() == 'Darwin'
 
 
-def _images(cfg: Config, folder: str | None,
-            shape: tuple[int, int]) -> tuple[list[np.ndarray], str]:
-    """Images to compare on, each (H, W, 3) uint8 in RGB, and what they are."""
+def _image_files(cfg: Config, folder: str | None) -> tuple[list[Path], Path]:
+    """Some images to compare on, and the folder they are in: the one given, or the test data's."""
     from mmone.predict import IMAGES
     dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
     while 'dataset' in dataset:
         dataset = dataset['dataset']
     prefix = dataset.get('data_prefix') or ''
     if isinstance(prefix, dict):
-        prefix = prefix.get('img_path') or prefix.get('img') or prefix.get('sub_data_root') or ''
-    place = Path(folder) if folder else Path(dataset.get('data_root') or '', prefix)
-    named = bool(folder or dataset.get('data_root') or prefix)
-    files = ([file for file in place.rglob('*') if file.suffix.lower() in IMAGES]
-             if named and place.is_dir() else [])
-    if files:
-        files = sorted(files)
-        step = max(1, len(files) // CHECKED_IMAGES)
-        files = list(islice(files[::step], CHECKED_IMAGES))
-        return [runtime.read_image(file) for file in files], f'{len(files)} images of {place}'
-    if folder:
+        prefix = prefix.get('img_path') or prefix.get('img') or ''
+    root = dataset.get('data_root') or ''
+    place = Path(folder) if folder else Path(root, prefix)
+    found = (sorted(file for file in place.rglob('*') if file.suffix.lower() in IMAGES)
+             if folder or root or prefix else [])
+    if folder and not found:
         raise InputError(f'--images {folder}: there are no images')
+    return found[::max(1, len(found) // CHECKED_IMAGES)][:CHECKED_IMAGES], place
+
+
+def _samples(files: Sequence[Path], place: Path,
+             shape: tuple[int, int]) -> tuple[list[np.ndarray], str]:
+    """Images to compare on, each (H, W, 3) uint8 in RGB, and what they are."""
+    if files:
+        return [runtime.read_image(file) for file in files], f'{len(files)} images of {place}'
     from mmone.datasets.shapes import make_sample
     size = max(64, *shape)
     return ([make_sample(0, index, size).image for index in range(CHECKED_IMAGES)],
@@ -323,14 +334,21 @@ def _images(cfg: Config, folder: str | None,
 
 
 def _compare(net: nn.Module, loaded: Runtime, samples: Sequence[np.ndarray]) -> Difference:
+    free = loaded.meta['input']['dynamic']
     prepared = [loaded.prepare(image) for image in samples]
-    alike = len({image.shape for image in prepared}) == 1
-    # Where the batch is free, batches of several sizes.
-    cuts = [1, 3] if alike and 'batch' in loaded.meta['input']['dynamic'] else range(1, len(prepared))
-    batches = [batch for batch in np.split(np.arange(len(prepared)), cuts) if len(batch)]
-    expected = [answers(net, np.stack([prepared[i].transpose(2, 0, 1) for i in batch]))
+    if 'hw' in free:  # the second half in another size
+        half = len(prepared) // 2
+        prepared[half:] = [
+            runtime.resize(image, tuple(edge + 32 for edge in image.shape[:2])) for image in prepared[half:]]
+    batches = [[image] for image in prepared]
+    if 'batch' in free:  # batches of several sizes
+        cuts = [0, 1, 3, len(prepared)]
+        batches = [prepared[a:b] for a, b in zip(cuts, cuts[1:])]
+        if len({image.shape for image in prepared}) > 1:
+            batches = [[image] * count for image, count in zip(prepared, itertools.cycle((1, 2, 3)))]
+    expected = [answers(net, np.stack([image.transpose(2, 0, 1) for image in batch]))
                 for batch in batches]  # yapf: disable
-    given = [loaded(np.stack([loaded.normalized(prepared[i]) for i in batch])) for batch in batches]
+    given = [loaded(np.stack([loaded.normalized(image) for image in batch])) for batch in batches]
     return compare(loaded.task, expected, given, loaded.meta['half'])
 
 

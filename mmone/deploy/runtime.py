@@ -177,6 +177,15 @@ class Runtime:
             names[value]: count / labels.size for value, count in zip(values.tolist(), counts.tolist())})
 
 
+def is_exported(path: str | Path) -> bool:
+    """Whether a path is that of an exported model; a ``.pt`` may also be a checkpoint."""
+    path = Path(path)
+    if path.suffix == '.pt' and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith(f'/extra/{KEY}') for name in archive.namelist())
+    return path.suffix in _BACKENDS and path.suffix != '.pt'
+
+
 def digest(path: Path, written: str = _NO_DIGEST) -> str:
     """SHA-256 of an exported model, as if the one ``written`` in it were zeros."""
     total = hashlib.sha256()
@@ -305,7 +314,6 @@ _BACKENDS = {
     '.pt': (_open_torchscript, 'torch torchvision'),
     '.pt2': (_open_pt2, 'torch torchvision'),
 }
-SUFFIXES = tuple(_BACKENDS)
 
 # Images, with OpenCV where it is there
 

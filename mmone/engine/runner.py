@@ -19,6 +19,7 @@ from mmengine.runner import Runner
 from mmone.checkpoints.io import read_checkpoint
 from mmone.checkpoints.loading import rename_while_loading
 from mmone.config import set_deploy, type_name, walk
+from mmone.deploy.runtime import Runtime, is_exported
 from mmone.engine.hooks import ClassCountHook
 from mmone.engine.resume import is_whole, newest_whole_checkpoint
 from mmone.engine.translate import Situation, translated
@@ -148,7 +149,8 @@ def test(config: str,
 
     Args:
         config (str): The config file.
-        checkpoint (str): A ``.pth`` file or a URL.
+        checkpoint (str): A ``.pth`` file or a URL; or an exported model, of which the config's
+            data, pipeline and evaluator are given what it answers.
         work_dir (str, optional): Defaults to the config's, else ``work_dirs/<name of config>``.
         deploy (bool): Evaluate the deployed form, from a checkpoint of either form. Defaults to
             False: the config's form, which its DeployHook, if any, reparameterizes and checks.
@@ -169,12 +171,19 @@ def test(config: str,
     """
     if out and not out.endswith(('.pkl', '.pickle')):
         raise InputError(f'--out {out}: predictions are written as a .pkl file')
-    _check_checkpoint(checkpoint, trust)
+    exported = is_exported(checkpoint)
+    if not exported:
+        _check_checkpoint(checkpoint, trust)
     cfg = _prepare(config, work_dir, cfg_options, launcher, trust)
     if not cfg.get('test_dataloader'):
         raise InputError(f'config {config} has no test_dataloader to test on')
-    cfg.load_from = checkpoint
+    cfg.load_from = None if exported else checkpoint
     cfg.resume = False
+    if exported:
+        if deploy or branches:
+            raise InputError(f'{checkpoint} is an exported model, which has one form: leave '
+                             '--deploy and --branches out')
+        _take_exported(cfg, checkpoint)
     if deploy:
         if not set_deploy(cfg.model):
             raise InputError('--deploy: the model of the config has no MobileOne backbone')
@@ -251,6 +260,20 @@ def _enable_amp(cfg: Config) -> None:
         raise InputError(f'--amp takes the place of OptimWrapper, but the config has {kind}')
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def _take_exported(cfg: Config, path: str) -> None:
+    """Put an exported file in the model's place."""
+    from mmone.deploy.exported import TASKS
+    preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor')
+    cfg.model = ConfigDict(type='mmone.ExportedModel', path=path, data_preprocessor=preprocessor)
+    task = Runtime(path).task
+    if TASKS[task][0] != cfg.get('default_scope'):
+        raise InputError(f'{path} is a model of {task}, the config is one of '
+                         f'{cfg.get("default_scope")}: give the config it was exported with')
+    # There are no weights to average or to fold.
+    cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or []
+                        if type_name(hook) not in ('DeployHook', 'EMAHook')]  # yapf: disable
 
 
 def _draw_predictions(cfg: Config, show_dir: str) -> None:

@@ -34,6 +34,8 @@ class ClassCountHook(Hook):
     def before_run(self, runner) -> None:
         heads = {name: module.num_classes for name, module in runner.model.named_modules()
                  if HEADS.search(name) and isinstance(getattr(module, 'num_classes', None), int)}
+        if not heads and isinstance(getattr(runner.model, 'num_classes', None), int):
+            heads = {'': runner.model.num_classes}  # an exported model has no parts
         for key, dataset in built_datasets(runner).items():
             if len(dataset) == 0:
                 raise no_samples(key, runner.cfg)
@@ -42,9 +44,9 @@ class ClassCountHook(Hook):
                 continue
             for name, count in heads.items():
                 if count != len(classes):
-                    name = name.replace('module.', '')
+                    name = f'model.{name}.num_classes'.replace('module.', '').replace('..', '.')
                     raise InputError(
-                        f'model.{name}.num_classes is {count} but the data set of {key} has '
+                        f'{name} is {count} but the data set of {key} has '
                         f'{len(classes)} classes ({_shorten(classes)}): make them agree')
 
     def after_load_checkpoint(self, runner, checkpoint) -> None:
