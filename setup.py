@@ -83,7 +83,8 @@ setup(
     python_requires='>=3.10',
     install_requires=requirements('runtime'),
     extras_require={
-        'all': requirements('optional'),
+        'all': requirements('optional') + requirements('export'),
+        'export': requirements('export'),
         'mim': requirements('mminstall'),
         'optional': requirements('optional'),
         'tests': requirements('tests'),

@@ -136,7 +136,7 @@ class Environment:
         # The path is one of them because the scripts of a virtual environment do not survive a move.
         interpreter = digest(sys.version, sys.base_prefix, str(self.path))
         constrained = digest(interpreter, self.constraints)
-        names = ('mminstall', 'runtime', 'optional', 'tests')
+        names = ('mminstall', 'runtime', 'optional', 'export', 'tests')
         required = digest(constrained, ROOT / 'requirements.txt', *(REQUIREMENTS / f'{name}.txt' for name in names))
         package = digest(required, *(ROOT / name for name in ('setup.py', 'pyproject.toml', 'mmone/version.py')))
         self.step = 'start'

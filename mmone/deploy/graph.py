@@ -169,6 +169,7 @@ class Detection(Graph):
             (not hasattr(head, 'prior_generator'), f'the head {type(head).__name__} without anchors'),
             (type(coder).__name__ != 'DeltaXYWHBBoxCoder', f'the box coder {type(coder).__name__}'),
             (getattr(coder, 'add_ctr_clamp', False), 'the box coder with add_ctr_clamp'),
+            (not getattr(coder, 'clip_border', True), 'the box coder with clip_border=False'),
             (type_name(nms) not in ('nms', ''), f'test_cfg.nms of type {type_name(nms)!r}'),
             ('nms' not in cfg, 'test_cfg without nms'),
         ]
@@ -182,8 +183,11 @@ class Detection(Graph):
         self.prior_generator = head.prior_generator
         self.register_buffer('means', torch.tensor(coder.means))
         self.register_buffer('stds', torch.tensor(coder.stds))
+        self.shifted = any(coder.means)
+        self.register_buffer('zero', torch.tensor(0.0))
+        self.register_buffer('none', torch.tensor(-1))
+        self.register_buffer('across', torch.tensor([1.0, 0, 1, 0]))  # x1, x2
         self.wh_clip = abs(torch.tensor(16 / 1000).log().item())
-        self.clip_border = coder.clip_border
         self.nms_pre = cfg.get('nms_pre', -1)
         self.min_size = cfg.get('min_bbox_size', -1)
         self.score_thr = float(cfg.get('score_thr', 0))
@@ -191,16 +195,23 @@ class Detection(Graph):
         self.class_agnostic = bool(nms.get('class_agnostic', False))
         self.max_per_img = cfg.get('max_per_img', 100)
         if not self.dynamic_hw:
-            self.register_buffer('limits', torch.tensor([*shape[::-1], *shape[::-1]]).float())
+            self.register_buffer('edges', torch.tensor([*shape[::-1], *shape[::-1]]).float())
             with torch.no_grad():
                 x = torch.zeros(1, 3, *shape, dtype=next(self.network.parameters()).dtype)
                 scores, _ = self.network(x, mode='tensor')
-            self.register_buffer('priors', self._priors(scores))
+            for name, value in zip(('centres', 'steps', 'halves'), self._anchors(scores)):
+                self.register_buffer(name, value)
 
-    def _priors(self, levels: Sequence[Tensor]) -> Tensor:
-        """All anchors (A, 4) of levels (N, channels, H, W)."""
-        sizes = [level.shape[-2:] for level in levels]
-        return torch.cat(self.prior_generator.grid_priors(sizes, device=levels[0].device))
+    def _anchors(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the anchors of levels (N, channels, H, W) what decoding takes, each (A, 2).
+
+        Centres of the boxes for deltas of 0, pixels for a delta of 1, and half sizes.
+        """
+        shapes = [level.shape[-2:] for level in levels]
+        priors = torch.cat(self.prior_generator.grid_priors(shapes, device=levels[0].device))
+        sizes = priors[:, 2:] - priors[:, :2]
+        centres = (priors[:, :2] + priors[:, 2:]) * 0.5 + sizes * self.means[:2]
+        return centres, sizes * self.stds[:2], sizes * 0.5
 
     def run(self, x):
         scores, deltas = self.network(x, mode='tensor')
@@ -211,29 +222,30 @@ class Detection(Graph):
         channels = self.classes + (0 if self.sigmoid else 1)
         scores = [_by_anchor(level, channels) for level in outputs[:levels]]
         deltas = [_by_anchor(level, 4) for level in outputs[levels:]]
-        priors = self._priors(outputs[:levels]) if self.dynamic_hw else self.priors
+        boxes = self._decode(torch.cat(deltas, dim=1), outputs[:levels], images)
         scores, pairs = self._candidates(scores)
         # Not floor: of whole numbers it takes six operators.
         anchors = torch.div(pairs, self.classes, rounding_mode='trunc').to(torch.int64)
         labels = pairs - anchors * self.classes
-        deltas = torch.cat(deltas, dim=1).gather(1, anchors.unsqueeze(-1).expand(-1, -1, 4))
-        boxes = self._decode(priors[anchors], deltas, images)
+        boxes = _rows(boxes, anchors)
         if self.min_size >= 0:
             large = (boxes[..., 2:] - boxes[..., :2]).amin(-1) > self.min_size
-            scores = scores * large.to(scores)
-        scores = scores * (scores > self.score_thr).to(scores)
+            scores = torch.where(large, scores, self.zero)
 
         # Far apart, boxes of different classes do not suppress each other.
         places = boxes
         if not self.class_agnostic:
-            side = max(self.shape) if not self.dynamic_hw else boxes.amax()
-            places = boxes + (labels.to(boxes) * (side + 1)).unsqueeze(-1)
+            height, width = images.shape[2:] if self.dynamic_hw else self.shape
+            places = boxes + (labels.to(boxes) * (height + width)).unsqueeze(-1)
+        if self.dynamic_hw:
+            places = places.reshape(places.shape[0], -1, 4)  # so that OpenVINO sees the 4
         scores = self.select(places, scores, self.iou_threshold, self.score_thr, self.max_per_img)
         scores, kept = scores.topk(self._at_most(self.max_per_img, scores.shape[1]), dim=1)
-        found = (scores > 0).to(scores)
-        boxes = boxes.gather(1, kept.unsqueeze(-1).expand(-1, -1, 4))
-        boxes = torch.cat([boxes, scores.unsqueeze(-1)], dim=-1) * found.unsqueeze(-1)
-        labels = (labels.gather(1, kept) + 1) * found.to(torch.int64) - 1
+        # What is below the threshold suppressed nothing above it.
+        found = scores > self.score_thr
+        boxes = torch.cat([_rows(boxes, kept), scores.unsqueeze(-1)], dim=-1)
+        boxes = torch.where(found.unsqueeze(-1), boxes, self.zero)
+        labels = torch.where(found, labels.gather(1, kept), self.none)
         return boxes, labels.to(torch.int32)
 
     def _at_most(self, limit: int, count: int) -> int:
@@ -255,10 +267,10 @@ class Detection(Graph):
             level = scores[:, first:first + count]
             if self.nms_pre > 0 and self.dynamic_hw:
                 # Filled up with scores of 0, of any pair.
-                level, pairs = F.pad(level, (0, self.nms_pre)).topk(self.nms_pre, dim=1)
+                level, pairs = F.pad(level, (0, self.nms_pre)).topk(self.nms_pre, dim=1, sorted=False)
                 pairs = pairs.minimum(torch.zeros_like(pairs) + (count - 1))
             elif 0 < self.nms_pre < count:
-                level, pairs = level.topk(self.nms_pre, dim=1)
+                level, pairs = level.topk(self.nms_pre, dim=1, sorted=False)
             else:
                 pairs = torch.arange(count, device=scores.device).expand_as(level)
             found.append((level, pairs + first))
@@ -268,27 +280,35 @@ class Detection(Graph):
             scores, pairs = (F.pad(part, (0, self.max_per_img)) for part in (scores, pairs))
         return scores, pairs
 
-    def _decode(self, priors: Tensor, deltas: Tensor, images: Tensor) -> Tensor:
-        """Boxes (N, P, 4) as mmdet's DeltaXYWHBBoxCoder decodes them."""
-        deltas = deltas * self.stds + self.means
-        sizes = priors[..., 2:] - priors[..., :2]
-        centres = (priors[..., :2] + priors[..., 2:]) * 0.5 + sizes * deltas[..., :2]
-        halves = sizes * deltas[..., 2:].clamp(-self.wh_clip, self.wh_clip).exp() * 0.5
+    def _decode(self, deltas: Tensor, levels: Sequence[Tensor], images: Tensor) -> Tensor:
+        """Boxes (N, A, 4) as mmdet's DeltaXYWHBBoxCoder decodes ``deltas``."""
+        centres, steps, halves = (
+            self._anchors(levels) if self.dynamic_hw else (self.centres, self.steps, self.halves))
+        centres = centres + steps * deltas[..., :2]
+        sizes = deltas[..., 2:] * self.stds[2:]
+        if self.shifted:
+            sizes = sizes + self.means[2:]
+        halves = halves * sizes.clamp(-self.wh_clip, self.wh_clip).exp()
         boxes = torch.cat([centres - halves, centres + halves], dim=-1)
-        if self.clip_border:
-            if self.dynamic_hw:
-                # A comparison with a traced size would be one with the example's.
-                limits = torch.stack([torch.ones_like(boxes[..., 0]) * edge
-                                      for edge in (*images.shape[:1:-1], *images.shape[:1:-1])], -1)
-            else:
-                limits = self.limits
-            boxes = boxes.clamp(min=0).minimum(limits)
-        return boxes
+        if self.dynamic_hw:
+            # A comparison with a traced size would be one with the example's.
+            height, width = images.shape[2:]
+            return boxes.clamp(min=0).minimum(self.across * width + (1 - self.across) * height)
+        if self.shape[0] == self.shape[1]:
+            return boxes.clamp(0, self.shape[0])
+        return boxes.clamp(min=0).minimum(self.edges)
 
 
 def _by_anchor(level: Tensor, channels: int) -> Tensor:
     """(N, anchors at a place x channels, H, W) → (N, anchors, channels)."""
     return level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, channels)
+
+
+def _rows(values: Tensor, indices: Tensor) -> Tensor:
+    """Rows (N, K, C) of ``values`` (N, A, C), by ``indices`` (N, K)."""
+    images, count = values.shape[:2]
+    first = torch.arange(images, device=indices.device).unsqueeze(1) * count
+    return values.flatten(0, 1)[indices + first]
 
 
 def select_by_offset(boxes: Tensor, scores: Tensor, iou_threshold: float, score_thr: float,

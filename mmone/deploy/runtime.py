@@ -64,7 +64,7 @@ class Runtime:
         except InputError:
             raise
         except Exception as error:  # whatever a runtime raises for a broken file
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
             raise InputError(f'{path} cannot be read ({reason}): export it again') from None
         self.meta = _parse(text, self.path)
         if digest(self.path, self.meta['sha256']) != self.meta['sha256']:
