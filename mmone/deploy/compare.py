@@ -8,7 +8,7 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 # Limits of what rounding may do: (float32, --half).
-LIMITS = dict(score=(1e-4, 2e-2), box_score=(1e-3, 2e-2), box=(0.5, 4.0), unmatched=(0.0, 0.1),
+LIMITS = dict(score=(1e-4, 2e-2), logits=(1e-4, 5e-2), box_score=(1e-3, 2e-2), box=(0.5, 4.0), unmatched=(0.0, 0.1),
               pixels=(0.999, 0.98))  # yapf: disable
 
 
@@ -41,7 +41,9 @@ def answers(model: nn.Module, images: np.ndarray) -> dict[str, np.ndarray]:
         inputs = [torch.from_numpy(np.ascontiguousarray(image[::-1])) for image in images]  # BGR
         found = model.test_step(dict(inputs=inputs, data_samples=samples))
     if scope == 'mmpretrain':
-        return dict(scores=torch.stack([sample.pred_score for sample in found]).cpu().numpy())
+        batch = model.data_preprocessor(dict(inputs=inputs, data_samples=samples))['inputs']
+        return dict(scores=torch.stack([sample.pred_score for sample in found]).cpu().numpy(),
+                    logits=model(batch, mode='tensor').cpu().numpy())
     if scope == 'mmseg':
         return dict(labels=torch.cat([sample.pred_sem_seg.data for sample in found]).cpu().numpy(),
                     logits=torch.stack([sample.seg_logits.data for sample in found]).cpu().numpy())
@@ -81,8 +83,14 @@ def compare(task: str, expected: Sequence[dict[str, np.ndarray]],
     both = list(zip(expected, given))
     if task == 'classification':
         score = max(float(np.abs(a['scores'] - b['scores']).max()) for a, b in both)
-        return Difference(f'scores differ by at most {score:.1e}', score <= limit('score'),
-                          dict(score=score))
+        measures = dict(score=score)
+        text = f'scores differ by at most {score:.1e}'
+        if 'logits' in given[0]:
+            measures['logits'] = max(
+                float(np.abs(a['logits'] - b['logits']).max() / np.abs(a['logits']).max())
+                for a, b in both)
+            text += f', logits by {measures["logits"]:.1e} relative'
+        return Difference(text, all(value <= limit(name) for name, value in measures.items()), measures)
     if task == 'segmentation':
         total = sum(a['labels'].size for a, _ in both)
         same = sum(int((a['labels'] == b['labels']).sum()) for a, b in both) / total
@@ -92,6 +100,10 @@ def compare(task: str, expected: Sequence[dict[str, np.ndarray]],
     for a, b in both:
         for image in zip(a['boxes'], a['labels'], b['boxes'], b['labels']):
             pairs, alone = match_boxes(image[:2], image[2:], limit('box'))
+            # Where an answer ends, at its limit or threshold, rounding decides between equals.
+            last = max((boxes[labels >= 0][-1:, 4].max(initial=0)
+                        for boxes, labels in (image[:2], image[2:])))
+            alone = sum(bool(box[4] > last + limit('box_score')) for box in alone)
             unmatched += alone
             total += len(pairs) + alone
             for ours, theirs in pairs:
@@ -104,7 +116,7 @@ def compare(task: str, expected: Sequence[dict[str, np.ndarray]],
         dict(boxes=total, unmatched=unmatched, box=box, box_score=score))
 
 
-def match_boxes(expected, given, limit: float) -> tuple[list[tuple], int]:
+def match_boxes(expected, given, limit: float) -> tuple[list[tuple], list]:
     """Pair the boxes of two answers to an image.
 
     Args:
@@ -113,16 +125,18 @@ def match_boxes(expected, given, limit: float) -> tuple[list[tuple], int]:
         limit (float): Boxes farther apart are no pair, in pixels.
 
     Returns:
-        tuple[list[tuple], int]: The pairs, each the nearest of its class that is left, and how
-        many boxes of both answers have none.
+        tuple[list[tuple], list]: The pairs, each the nearest of its class that is left, and the
+        boxes of both answers that have no counterpart.
     """
     (boxes, labels), (others, other_labels) = expected, given
     boxes, labels = boxes[labels >= 0], labels[labels >= 0]
     free = [(box, label) for box, label in zip(others, other_labels) if label >= 0]
-    pairs = []
+    pairs, alone = [], []
     for box, label in zip(boxes, labels):
         distances = [np.abs(box[:4] - other[:4]).max() + abs(box[4] - other[4])
                      if label == other_label else np.inf for other, other_label in free]
         if distances and min(distances) <= limit:
             pairs.append((box, free.pop(int(np.argmin(distances)))[0]))
-    return pairs, len(boxes) - len(pairs) + len(free)
+        else:
+            alone.append(box)
+    return pairs, alone + [box for box, _ in free]
