@@ -219,7 +219,7 @@ def prepare(cfg: Config, shape: tuple[int, int] | None, dynamic_hw: bool,
             transforms.pop()
         if last.get('type') == 'CenterCrop':
             # Seen from as near as before: the edge that is resized keeps its ratio to the crop.
-            transforms = [dict(step, scale=round(step['scale'] * min(size) / min(fixed)))
+            transforms = [dict(step, scale=round(step['scale'] * max(size) / max(fixed)))
                           if step['type'] == 'ResizeEdge' else step for step in transforms]
             transforms.append(dict(last, crop_size=list(size[::-1])))
         else:

@@ -283,7 +283,11 @@ def _torch_compute(function: Callable, meta: str, threads: int | None) -> Callab
 
     def compute(images):
         with torch.inference_mode():
-            outputs = function(torch.from_numpy(images))
+            try:
+                outputs = function(torch.from_numpy(images))
+            except AssertionError as error:  # torch.export's: what the example made it assume
+                raise InputError(f'images {tuple(images.shape)} do not fit the exported program '
+                                 f'({error}): export with --shape of a size nearer to theirs') from None
         return {name: output.numpy() for name, output in zip(names, outputs)}
 
     return compute
