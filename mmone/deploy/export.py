@@ -214,7 +214,7 @@ def prepare(cfg: Config, shape: tuple[int, int] | None, dynamic_hw: bool,
     size = shape or fixed or as_it_is or _training_size(cfg)
     if size is None:
         raise InputError('the config does not say the size of its test images: give --shape H W')
-    if not dynamic_hw and fixed != size:
+    if fixed != size and (fixed or not dynamic_hw):
         if last.get('type') in ('Resize', 'CenterCrop'):
             transforms.pop()
         if last.get('type') == 'CenterCrop':

@@ -237,8 +237,7 @@ class Detection(Graph):
         if not self.class_agnostic:
             height, width = images.shape[2:] if self.dynamic_hw else self.shape
             places = boxes + (labels.to(boxes) * (height + width)).unsqueeze(-1)
-        if self.dynamic_hw:
-            places = places.reshape(places.shape[0], -1, 4)  # so that OpenVINO sees the 4
+        places = places.reshape(places.shape[0], -1, 4)  # so that OpenVINO sees the 4
         scores = self.select(places, scores, self.iou_threshold, self.score_thr, self.max_per_img)
         scores, kept = scores.topk(self._at_most(self.max_per_img, scores.shape[1]), dim=1)
         # What is below the threshold suppressed nothing above it.

@@ -58,6 +58,8 @@ class Runtime:
         open_, package = _BACKENDS[self.path.suffix]
         try:
             text, self._compute = open_(self.path, threads, providers)
+            self.meta = _parse(text, self.path)
+            intact = digest(self.path, self.meta['sha256']) == self.meta['sha256']
         except ModuleNotFoundError as error:
             raise InputError(f'{path} needs {error.name}, which is not installed: pip install '
                              f'{package}') from None
@@ -66,8 +68,7 @@ class Runtime:
         except Exception as error:  # whatever a runtime raises for a broken file
             reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
             raise InputError(f'{path} cannot be read ({reason}): export it again') from None
-        self.meta = _parse(text, self.path)
-        if digest(self.path, self.meta['sha256']) != self.meta['sha256']:
+        if not intact:
             raise InputError(f'{path} was changed since it was exported (its SHA-256 is not the one '
                              'written in it): export it again')
 

@@ -1,0 +1,105 @@
+"""tools/export.py, and what takes the exported files: tools/test.py and tools/predict.py."""
+import json
+import re
+
+import pytest
+import torch
+from kit import TASKS, load_tool
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+
+pytest.importorskip('onnx')
+
+
+@pytest.fixture
+def trained(config, tmp_path, moved):
+    """Config and checkpoint in training form of a task."""
+
+    def write(task):
+        path = config(task, "model['bbox_head']['init_cfg'] = None\n" if task == 'mmdet' else '')
+        cfg = Config.fromfile(path)
+        init_default_scope(task)
+        for head in ('decode_head', 'auxiliary_head', 'backbone'):
+            if task == 'mmseg':
+                cfg.model[head].norm_cfg = dict(type='BN')
+        torch.save(dict(state_dict=moved(MODELS.build(cfg.model)).state_dict()), tmp_path / 'w.pth')
+        return str(path)
+
+    return write
+
+
+def metrics(capsys, *arguments):
+    """What tools/test.py logs last."""
+    load_tool('test').main(list(map(str, arguments)))
+    line = [line for line in capsys.readouterr().out.splitlines() if 'Epoch(test)' in line][-1]
+    return line.partition(']')[2].partition('data_time')[0].split()
+
+
+@pytest.mark.parametrize('task', TASKS)
+@pytest.mark.parametrize('suffix', ['.onnx', '.xml', '.pt'])
+def test_exported_evaluated_and_predicted(trained, data, task, suffix, tmp_path, capsys, monkeypatch):
+    path, model = trained(task), tmp_path / f'model{suffix}'
+    load_tool('export').main([path, 'w.pth', '--out', str(model), '--dynamic', 'batch'])
+    out = capsys.readouterr().out
+    assert f'{model}: ' in out and re.search(f'against PyTorch on [1-8] images of {data}', out)
+    expected = metrics(capsys, path, 'w.pth', '--deploy', '--work-dir', 'a')
+    assert expected and metrics(capsys, path, model, '--work-dir', 'b') == expected
+
+    photo = sorted((data / 'JPEGImages').glob('*.jpg'))[0]
+    predict = load_tool('predict').main
+    predict([str(photo), '--model', path, '--weights', 'w.pth', '--device', 'cpu', '--out-dir', 'c'])
+    predict([str(photo), '--model', str(model), '--out-dir', 'd'])
+    assert (tmp_path / 'd' / photo.name).is_file()
+    ours, theirs = (json.loads((tmp_path / folder / 'predictions.json').read_text())['predictions'][0]
+                    for folder in 'cd')
+    assert ours.keys() == theirs.keys()
+    if task == 'mmpretrain':
+        assert ours['top5'] == [[name, pytest.approx(score, abs=1e-5)] for name, score in theirs['top5']]
+    elif task == 'mmdet':
+        assert len(ours['boxes']) == len(theirs['boxes']) > 0
+        assert ours['boxes'][0]['box'] == pytest.approx(theirs['boxes'][0]['box'], abs=1e-2)
+    else:
+        assert ours['classes'] == pytest.approx(theirs['classes'], abs=1e-3)
+
+
+def test_what_cannot_be_done_is_one_line_and_status_2(trained, tmp_path, capsys):
+    path, other = trained('mmseg'), trained('mmpretrain')  # the checkpoint is the latter's
+    (tmp_path / 'there.onnx').write_text('precious')
+    (tmp_path / 'text.onnx').write_text('no model')
+    export, test, predict = (load_tool(name).main for name in ('export', 'test', 'predict'))
+    export([other, 'w.pth', '--out', 'model.onnx'])
+    capsys.readouterr()
+    before = sorted(file.name for file in tmp_path.iterdir())
+    for main, arguments, words in (
+        (export, [other, 'w.pth', '--out', 'there.onnx'], '--force'),
+        (export, [other, 'missing.pth', '--out', 'x.onnx'], 'missing.pth does not exist'),
+        (export, [path, 'w.pth', '--out', 'x.onnx'], 'w.pth'),
+        (export, [other, 'w.pth', '--out', 'x.onnx', '--dynamic', 'all'], 'expected batch or hw'),
+        (export, [other, 'w.pth', '--out', 'x.onnx', '--shape', '0', '32'], '--shape'),
+        (export, [other, 'w.pth', '--out', 'x.onnx', '--images', str(tmp_path / 'none')], 'no images'),
+        (test, [other, 'text.onnx', '--work-dir', 'w'], 'cannot be read'),
+        (test, [other, 'missing.onnx', '--work-dir', 'w'], 'does not exist'),
+        (test, [path, 'model.onnx', '--work-dir', 'w'], 'a model of classification'),
+        (test, [other, 'model.onnx', '--deploy', '--work-dir', 'w'], 'leave --deploy'),
+        (test, [other, 'model.onnx', '--work-dir', 'w', '--cfg-options',
+                'test_dataloader.dataset.pipeline.1.scale=48'], 'takes uint8 images (N, 3, 32, 32)'),
+        (predict, ['x.jpg', '--model', 'model.onnx'], 'x.jpg does not exist'),
+        (predict, ['there.onnx', '--model', 'model.onnx', '--weights', 'w.pth'], 'has its weights in it'),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        error = capsys.readouterr().err.strip()
+        assert stop.value.code == 2, arguments
+        assert words in error and len(error.splitlines()) == 1, error
+    assert set(sorted(file.name for file in tmp_path.iterdir())) - {'w'} == set(before)
+    assert (tmp_path / 'there.onnx').read_text() == 'precious'
+
+
+def test_other_classes_than_the_data_sets_are_an_error(trained, capsys):
+    path = trained('mmdet')
+    load_tool('export').main([path, 'w.pth', '--out', 'model.onnx'])
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        load_tool('test').main([path, 'model.onnx', '--cfg-options',
+                                "test_dataloader.dataset.metainfo.classes=('circle','star')"])
+    assert 'model.num_classes is 5 but the data set of test_dataloader has 2' in capsys.readouterr().err
