@@ -46,7 +46,8 @@ def parse_args():
     metrics = commands.add_parser('metrics')
     metrics.add_argument('config', metavar='CONFIG')
     metrics.add_argument('checkpoint', metavar='CHECKPOINT')
-    metrics.add_argument('metric', metavar='METRIC', nargs='+')
+    metrics.add_argument('metric', metavar='METRIC')
+    metrics.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE')
     return parser.parse_args()
 
 
@@ -108,8 +109,8 @@ def difference(name: str, weights: Path, net: nn.Module, path: Path) -> str:
     return found.text + ('' if found.within else ' **not within the limits**')
 
 
-def metrics(config: str, checkpoint: str, names: list[str]) -> None:
-    from mmone.engine.runner import test
+def metrics(config: str, checkpoint: str, name: str, options: list[str]) -> None:
+    from mmone.engine.runner import load_config, test
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         for kind, suffix in dict({'PyTorch': None}, **FORMATS).items():
@@ -117,11 +118,10 @@ def metrics(config: str, checkpoint: str, names: list[str]) -> None:
             with open(os.devnull, 'w') as null, contextlib.redirect_stdout(null):
                 if suffix:
                     path = str(Path(folder, f'model{suffix}'))
-                    export_model(config, checkpoint, path)
-                found[kind] = test(config, path, folder, deploy=suffix is None)
+                    export_model(load_config(config, options), checkpoint, path)
+                found[kind] = test(config, path, folder, deploy=suffix is None, cfg_options=options)
     print('| metric | ' + ' | '.join(found) + ' |\n|---|' + '--:|' * len(found))
-    for name in names:
-        print(f'| {name} | ' + ' | '.join(f'{values[name]:.4f}' for values in found.values()) + ' |')
+    print(f'| {name} | ' + ' | '.join(f'{values[name]:.4f}' for values in found.values()) + ' |')
 
 
 def main():
@@ -129,7 +129,7 @@ def main():
     if args.command == 'variants':
         variants(args.arch)
     else:
-        metrics(args.config, args.checkpoint, args.metric)
+        metrics(args.config, args.checkpoint, args.metric, args.cfg_options)
 
 
 if __name__ == '__main__':

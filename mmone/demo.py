@@ -1,7 +1,8 @@
-"""MobileOne trained, evaluated and deployed for three tasks on generated images.
+"""MobileOne trained, evaluated, deployed and exported for three tasks on generated images.
 
 What ``make demo`` runs: the shapes data set, a classifier, then a detector and a segmentor that
-start from its weights, each evaluated with its branches and deployed; a table and a picture.
+start from its weights, each evaluated with its branches, deployed, and as an ONNX file; a table and
+a picture.
 """
 import json
 import os
@@ -112,7 +113,7 @@ def _train(tasks: list[Task], out: Path, configs: Path, data: Path, threads: int
             raise subprocess.CalledProcessError(process.returncode, f'{task.name}, log: {log}')
         metrics = json.loads((out / task.name / 'metrics.json').read_text())
         _say(f'{task.name}: {task.metric} {metrics["before"]:.2f}, deployed '
-             f'{metrics["after"]:.2f}', started)
+             f'{metrics["after"]:.2f}, ONNX {metrics["onnx"]:.2f}', started)
 
 
 def _last_progress(log: Path) -> str | None:
@@ -121,8 +122,9 @@ def _last_progress(log: Path) -> str | None:
 
 
 def run_task(name: str, out: Path, configs: Path, data: Path, pretrained: Path | None) -> None:
-    """Train one task and evaluate it in both forms; leaves ``last.pth`` and ``metrics.json``."""
-    from mmone.engine.runner import test, train
+    """Train one task, evaluate it in both forms and exported; leaves files and ``metrics.json``."""
+    from mmone.deploy.export import export_model
+    from mmone.engine.runner import load_config, test, train
     started = time.perf_counter()
     task = next(task for task in TASKS if task.name == name)
     folder, config = out / name, str(configs / task.config)
@@ -135,10 +137,12 @@ def run_task(name: str, out: Path, configs: Path, data: Path, pretrained: Path |
     seconds = time.perf_counter() - started
     before = test(config, str(folder / 'last.pth'), str(folder), branches=True, cfg_options=options)
     after = test(config, str(folder / 'deploy.pth'), str(folder), deploy=True, cfg_options=options)
-    (folder / 'metrics.json').write_text(json.dumps(dict(
-        before=float(before[task.metric]) * task.scale,
-        after=float(after[task.metric]) * task.scale,
-        seconds=seconds)))
+    exported = folder / 'model.onnx'
+    print(export_model(load_config(config, options), str(folder / 'deploy.pth'), exported))
+    onnx = test(config, str(exported), str(folder), cfg_options=options)
+    metrics = {form: float(found[task.metric]) * task.scale
+               for form, found in (('before', before), ('after', after), ('onnx', onnx))}
+    (folder / 'metrics.json').write_text(json.dumps(dict(metrics, seconds=seconds)))
 
 
 def _options(data: Path) -> list[str]:
@@ -156,7 +160,8 @@ def _report(out: Path, configs: Path, data: Path, seconds: float) -> Path:
             task=task.name, metric=task.metric, **metrics,
             parameters_before=sum(p.numel() for p in before.parameters()),
             parameters_after=sum(p.numel() for p in after.parameters()),
-            latency_ms_before=latency[0], latency_ms_after=latency[1]))  # yapf: disable
+            latency_ms_before=latency[0], latency_ms_after=latency[1],
+            latency_ms_onnx=_onnx_latency(out / task.name / 'model.onnx', dataset)))  # yapf: disable
         strips.append((task.name, _pictures(after, dataset, visualizer)))
     _draw(strips, out / 'predictions.png')
     (out / 'results.json').write_text(json.dumps(dict(rows=rows, seconds=seconds), indent=2))
@@ -168,16 +173,17 @@ def _report(out: Path, configs: Path, data: Path, seconds: float) -> Path:
 
 def _table(rows: list[dict], seconds: float) -> str:
     lines = [
-        '| task | metric | with branches | deployed | parameters | deployed | latency ms | deployed |'
-        ' training s |', '|---|---|--:|--:|--:|--:|--:|--:|--:|'
+        '| task | metric | with branches | deployed | ONNX | parameters | deployed | latency ms | '
+        'deployed | ONNX | training s |', '|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|'
     ]
     for row in rows:
         lines.append(
-            '| {task} | {metric} | {before:.2f} | {after:.2f} | {parameters_before:,} | '
+            '| {task} | {metric} | {before:.2f} | {after:.2f} | {onnx:.2f} | {parameters_before:,} | '
             '{parameters_after:,} | {latency_ms_before:.1f} | {latency_ms_after:.1f} | '
-            '{seconds:.0f} |'.format(**row))
-    lines.append(f'\nLatency: median of {LATENCY_RUNS} interleaved runs of the whole network at '
-                 f'batch 1 on this machine. Everything took {seconds:.0f} s.\n')
+            '{latency_ms_onnx:.1f} | {seconds:.0f} |'.format(**row))
+    lines.append(f'\nLatency: median of {LATENCY_RUNS} runs at batch 1 on this machine; of the whole '
+                 'network, for ONNX from the image to the answer, by ONNX Runtime. Everything took '
+                 f'{seconds:.0f} s.\n')
     return '\n'.join(lines)
 
 
@@ -217,6 +223,19 @@ def _latency(before, after, dataset) -> list[float]:
                 if turn >= 5:
                     seen.append((time.perf_counter() - start) * 1000)
     return [median(seen) for seen in times]
+
+
+def _onnx_latency(path: Path, dataset) -> float:
+    """Median milliseconds of an exported model. On its own: its threads spin for a while."""
+    from mmone.deploy.runtime import Runtime, read_image
+    model = Runtime(path)
+    inputs = model.normalized(model.prepare(read_image(dataset.get_data_info(0)['img_path'])))[None]
+    times = []
+    for _ in range(LATENCY_RUNS + 5):
+        start = time.perf_counter()
+        model(inputs)
+        times.append((time.perf_counter() - start) * 1000)
+    return median(times[5:])
 
 
 def _pictures(model, dataset, visualizer) -> list:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train, evaluate and deploy MobileOne for three tasks on generated images, in minutes on a CPU."""
+"""Train, evaluate, deploy and export MobileOne for three tasks on generated images, in minutes on a CPU."""
 import argparse
 from pathlib import Path
 

@@ -35,10 +35,17 @@ def write(graph: Graph, example: Tensor, dynamic: Sequence[str], half: bool, met
         model = ct.convert(
             traced, inputs=[given], outputs=[ct.TensorType(name) for name in graph.outputs],
             convert_to='mlprogram', minimum_deployment_target=ct.target.iOS16,
-            compute_precision=ct.precision.FLOAT16 if half else ct.precision.FLOAT32)
+            compute_precision=(ct.transform.FP16ComputePrecision(_in_network) if half else
+                               ct.precision.FLOAT32))
     model.user_defined_metadata[KEY] = meta
     model.short_description = 'MobileOne, exported by mmone'
     model.save(str(path))
     function = model.get_spec().mlProgram.functions['main']
     block = function.block_specializations[function.opset]
     return Counter(operation.type for operation in block.operations if operation.type != 'const')
+
+
+def _in_network(operation) -> bool:
+    """With --half: coordinates of boxes need more than the 11 bits of a float16."""
+    from coremltools.converters.mil.mil.scope import ScopeSource
+    return 'network' in operation.scopes.get(ScopeSource.TORCHSCRIPT_MODULE_NAME, ())
