@@ -122,7 +122,7 @@ def export_model(model: str | Path | Config,
     graph = kind(net, shape, dynamic_hw='hw' in dynamic, raw=raw, half=half and writer.HALF,
                  logits=logits).eval()
     meta = dict(
-        version=runtime.VERSION, sha256=runtime._NO_DIGEST, mmone=__version__, task=task,
+        version=runtime.VERSION, sha256=runtime.NO_DIGEST, mmone=__version__, task=task,
         classes=_class_names(net), pipeline=pipeline, input=_describe_input(net, shape, dynamic, raw),
         outputs=list(graph.outputs), normalization=_describe_normalization(graph, raw), half=half,
         source=Path(weights).name, source_sha256=_sha256(weights), palette=_palette(net))
@@ -135,8 +135,15 @@ def export_model(model: str | Path | Config,
         raise InputError(f'cannot write {out}: {error.strerror}') from None
     try:
         partial = folder / out.name
-        with torch.no_grad():
-            operators = writer.write(graph, example, dynamic, half, json.dumps(meta), partial)
+        try:
+            with torch.no_grad():
+                operators = writer.write(graph, example, dynamic, half, json.dumps(meta), partial)
+        except InputError:
+            raise
+        except Exception as error:  # whatever a converter raises for what its format has not
+            reason = (str(error).strip().splitlines() or [''])[-1]
+            raise InputError(f'the model cannot be written as {name} ({type(error).__name__}: '
+                             f'{reason}): its operators must be ones of that format') from error
         meta['sha256'] = seal(partial)
         loaded = Runtime(partial)
         difference, on = None, ''
@@ -283,7 +290,7 @@ def _sha256(path: str) -> str | None:
 
 def seal(path: Path) -> str:
     """Write an exported model's digest into it, where zeros are; returns it."""
-    zeros, found = runtime._NO_DIGEST.encode(), runtime.digest(path).encode()
+    zeros, found = runtime.NO_DIGEST.encode(), runtime.digest(path).encode()
     if path.suffix in ('.pt', '.pt2'):
         sealed = path.with_name(f'sealed{path.suffix}')
         with zipfile.ZipFile(path) as archive, zipfile.ZipFile(sealed, 'w') as copy:

@@ -21,7 +21,7 @@ from mmone.errors import InputError
 # What an exported file says of itself is one JSON string under this key.
 KEY = 'mmone'
 VERSION = 1
-_NO_DIGEST = '0' * 64
+NO_DIGEST = '0' * 64
 
 
 class Runtime:
@@ -114,7 +114,7 @@ class Runtime:
     def prepare(self, image: np.ndarray) -> np.ndarray:
         """Resize and crop an image (H, W, 3) uint8 in RGB as the model's data set is."""
         for transform in self.meta['pipeline']:
-            image = _TRANSFORMS[transform['type']](image, transform)
+            image = TRANSFORMS[transform['type']](image, transform)
         return image
 
     def predict(self, images, batch_size: int = 1) -> dict | list[dict]:
@@ -187,11 +187,11 @@ def is_exported(path: str | Path) -> bool:
     return path.suffix in _BACKENDS and path.suffix != '.pt'
 
 
-def digest(path: Path, written: str = _NO_DIGEST) -> str:
+def digest(path: Path, written: str = NO_DIGEST) -> str:
     """SHA-256 of an exported model, as if the one ``written`` in it were zeros."""
     total = hashlib.sha256()
     for content in _contents(path):
-        total.update(content.replace(written.encode(), _NO_DIGEST.encode()))
+        total.update(content.replace(written.encode(), NO_DIGEST.encode()))
     return total.hexdigest()
 
 
@@ -394,5 +394,4 @@ def _center_crop(image: np.ndarray, cfg: dict) -> np.ndarray:
     return image[top:top + size[0], left:left + size[1]]
 
 
-_TRANSFORMS = dict(Resize=_resize, ResizeEdge=_resize_edge, CenterCrop=_center_crop)
-TRANSFORMS = tuple(_TRANSFORMS)
+TRANSFORMS = dict(Resize=_resize, ResizeEdge=_resize_edge, CenterCrop=_center_crop)

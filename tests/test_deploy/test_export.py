@@ -235,6 +235,61 @@ def test_what_cannot_be_exported(weights, tmp_path, monkeypatch, change, given, 
     assert not list(tmp_path.iterdir())
 
 
+class Bessel(torch.nn.Module):
+
+    def forward(self, x):
+        return torch.special.i0e(x)
+
+
+@pytest.mark.parametrize('suffix', ['.onnx', '.xml', '.mlpackage'])
+def test_an_operator_that_a_format_has_not(weights, tmp_path, suffix, monkeypatch):
+    from mmengine.registry import MODELS
+    monkeypatch.setitem(MODELS.module_dict, 'Bessel', Bessel)
+    name = CLASSIFIER.format('s0')
+    cfg = get_config(name)
+    cfg.model.backbone.act_cfg = dict(type='Bessel')
+    with pytest.raises(InputError, match='(?s)cannot be written as.*i0e'):
+        export_model(cfg, weights(name), tmp_path / f'model{suffix}', shape=(32, 32))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('suffix', COMPUTED)
+def test_images_without_any_box(weights, tmp_path, suffix):
+    name = DETECTOR.format('s0')
+    cfg = get_config(name)
+    cfg.model.test_cfg.score_thr = 0.99999
+    path = tmp_path / f'model{suffix}'
+    report = export_model(cfg, weights(name), path, shape=(96, 96), dynamic=('batch', ))
+    assert report.difference.measures['boxes'] == 0
+    outputs = Runtime(path)(photographs((96, 96), 2))
+    assert outputs['boxes'].shape[0] == 2 and not outputs['boxes'].any() and (outputs['labels'] == -1).all()
+    assert Runtime(path).predict(make_sample(0, 0, 96).image) == dict(boxes=[])
+
+
+@pytest.mark.parametrize('suffix', ['.onnx', '.pt'])
+def test_another_head_with_anchors(tmp_path, suffix):
+    """mmdet's RetinaHead: sigmoid scores, five levels, and boxes of one class with those of all."""
+    cfg = get_config(DETECTOR.format('s0'), deploy=False)
+    cfg.model.neck = dict(type='FPN', in_channels=[256, 1024], out_channels=32, num_outs=5)
+    cfg.model.bbox_head = dict(
+        type='RetinaHead', num_classes=6, in_channels=32, feat_channels=32, stacked_convs=1,
+        init_cfg=dict(type='Normal', layer='Conv2d', std=0.3),
+        anchor_generator=dict(type='AnchorGenerator', octave_base_scale=2, scales_per_octave=2,
+                              ratios=[0.5, 1.0], strides=[16, 32, 64, 128, 256]),
+        bbox_coder=dict(type='DeltaXYWHBBoxCoder', target_means=[0.1, 0, 0, 0.2]))
+    cfg.model.test_cfg.update(nms=dict(type='nms', iou_threshold=0.4, class_agnostic=True), min_bbox_size=4,
+                              nms_pre=60, score_thr=0.3, max_per_img=50)
+    benchmark().random_checkpoint(cfg, tmp_path / 'w.pth')
+    checkpoint = torch.load(tmp_path / 'w.pth', weights_only=True)
+    for name in ('retina_cls', 'retina_reg'):  # scores of exactly 1 would have no order
+        checkpoint['state_dict'][f'bbox_head.{name}.weight'] *= 0.1
+    torch.save(checkpoint, tmp_path / 'w.pth')
+    export_model(cfg, str(tmp_path / 'w.pth'), tmp_path / f'model{suffix}', shape=(128, 192))
+    net = get_model(cfg, str(tmp_path / 'w.pth'), 'cpu')
+    found = assert_same(net, Runtime(tmp_path / f'model{suffix}'), photographs((128, 192), 3))
+    assert found.measures['boxes'] > 50
+
+
 def test_a_missing_package_is_named(weights, tmp_path, monkeypatch):
     from mmone.deploy import formats
     monkeypatch.setattr(formats, 'find_spec', lambda name: None if name == 'openvino' else True)

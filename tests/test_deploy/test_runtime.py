@@ -179,5 +179,5 @@ def test_transforms_are_those_of_openmmlab(transform, shape):
     image = np.ascontiguousarray(make_sample(3, 5, 100).image[:shape[0], :shape[1]])
     registry = OTHERS if transform['type'] == 'ResizeEdge' else TRANSFORMS
     expected = registry.build(transform)(dict(img=image, img_shape=image.shape[:2]))['img']
-    given = runtime._TRANSFORMS[transform['type']](image, transform)
+    given = runtime.TRANSFORMS[transform['type']](image, transform)
     np.testing.assert_array_equal(given, expected)

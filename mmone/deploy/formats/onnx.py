@@ -9,7 +9,6 @@ from torch import Tensor
 
 from mmone.deploy.graph import Detection, Graph
 from mmone.deploy.runtime import KEY
-from mmone.errors import InputError
 
 SUFFIX = '.onnx'
 PACKAGES = ('onnx', 'onnxruntime')
@@ -56,12 +55,9 @@ def write(graph: Graph, example: Tensor, dynamic: Sequence[str], half: bool, met
     with warnings.catch_warnings():
         # Of the tracer, of what is fixed on purpose; and that another exporter is to come.
         warnings.simplefilter('ignore')
-        try:
-            torch.onnx.utils.export(
-                graph, (example, ), str(path), input_names=['images'],
-                output_names=list(graph.outputs), dynamic_axes=axes, opset_version=OPSET)
-        except torch.onnx.errors.UnsupportedOperatorError as error:
-            raise InputError(f'the model has an operator that ONNX has not: {error}') from None
+        torch.onnx.utils.export(
+            graph, (example, ), str(path), input_names=['images'],
+            output_names=list(graph.outputs), dynamic_axes=axes, opset_version=OPSET)
     model = onnx.load(str(path))
     _remove_identities(model.graph)
     entry = model.metadata_props.add()
