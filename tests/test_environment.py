@@ -82,7 +82,7 @@ class Clone:
     def fill_index(self, without=()):
         write_wheel = load(self.root / 'stubs' / 'stub.py', 'stub').write_wheel
         pins = (self.root / 'requirements' / 'constraints.txt').read_text()
-        files = ('runtime', 'mminstall', 'optional', 'tests')
+        files = ('runtime', 'mminstall', 'optional', 'export', 'tests')
         wanted = ''.join((self.root / 'requirements' / f'{name}.txt').read_text() for name in files)
         names = {*re.findall(r'^([a-z][\w-]*)', wanted, re.MULTILINE), 'torchvision', 'wheel', 'ninja', 'psutil'}
         for name in names.difference(without, {'mmcv'}):

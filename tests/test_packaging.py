@@ -125,7 +125,9 @@ def test_metadata(wheel):
     assert str(runtime['mmengine'].specifier) == '<1.0.0,>=0.8.0'
     optional = requirements(distribution, 'optional')
     assert {'mmpretrain', 'mmdet', 'mmsegmentation', 'ftfy', 'regex', 'safetensors'} == set(optional)
-    assert set(requirements(distribution, 'all')) == set(optional)
+    export = requirements(distribution, 'export')
+    assert {'onnx', 'onnxruntime', 'openvino', 'coremltools', 'torchvision'} == set(export)
+    assert set(requirements(distribution, 'all')) == {*optional, *export}
     assert {'pytest', 'timm'} < set(requirements(distribution, 'tests'))
 
 
@@ -179,7 +181,7 @@ def imported_packages():
 def test_every_import_is_required():
     """Whatever mmone imports, it requires, or something that it requires does."""
     distribution = importlib.metadata.distribution('mmone')
-    queue = [*requirements(distribution), *requirements(distribution, 'optional')]
+    queue = [*requirements(distribution), *requirements(distribution, 'all')]
     provided = set()
     while queue:
         name = re.sub('[-_.]+', '-', queue.pop()).lower()

@@ -15,8 +15,8 @@ pytest.importorskip('onnx')
 def trained(config, tmp_path, moved):
     """Config and checkpoint in training form of a task."""
 
-    def write(task):
-        path = config(task, "model['bbox_head']['init_cfg'] = None\n" if task == 'mmdet' else '')
+    def write(task, extra=''):
+        path = config(task, extra + ("model['bbox_head']['init_cfg'] = None\n" if task == 'mmdet' else ''))
         cfg = Config.fromfile(path)
         init_default_scope(task)
         for head in ('decode_head', 'auxiliary_head', 'backbone'):
@@ -103,3 +103,14 @@ def test_other_classes_than_the_data_sets_are_an_error(trained, capsys):
         load_tool('test').main([path, 'model.onnx', '--cfg-options',
                                 "test_dataloader.dataset.metainfo.classes=('circle','star')"])
     assert 'model.num_classes is 5 but the data set of test_dataloader has 2' in capsys.readouterr().err
+
+
+def test_with_its_logits_a_segmentor_is_resized_as_the_library_does(trained, capsys):
+    """Labels of another size than the image can be repeated only; logits are interpolated first."""
+    path = trained('mmseg', "test_pipeline.insert(1, dict(type='Resize', scale=(96, 80)))\n")
+    expected = metrics(capsys, path, 'w.pth', '--deploy', '--work-dir', 'a')
+    load_tool('export').main([path, 'w.pth', '--out', 'logits.onnx', '--logits'])
+    assert metrics(capsys, path, 'logits.onnx', '--work-dir', 'b') == expected
+    load_tool('export').main([path, 'w.pth', '--out', 'labels.onnx'])
+    accuracy, = (float(found[1]) for found in [metrics(capsys, path, 'labels.onnx', '--work-dir', 'c')])
+    assert accuracy == pytest.approx(float(expected[1]), abs=3)
