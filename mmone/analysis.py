@@ -9,6 +9,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
+from mmone.config import dataset_of
 from mmone.deploy import switch_to_deploy
 from mmone.errors import InputError
 
@@ -90,10 +91,7 @@ def native_shape(cfg: Config) -> tuple[int, int]:
     if preprocessor.get('size'):  # mmseg
         return tuple(preprocessor['size'])
     for loader in ('test_dataloader', 'train_dataloader'):
-        dataset = (cfg.get(loader) or {}).get('dataset') or {}
-        while 'dataset' in dataset:
-            dataset = dataset['dataset']
-        for transform in reversed(dataset.get('pipeline') or ()):
+        for transform in reversed(dataset_of(cfg.get(loader)).get('pipeline') or ()):
             if transform.get('crop_size') and not isinstance(transform['crop_size'], float):
                 height_width = transform['crop_size']
             elif transform.get('scale') and not transform.get('keep_ratio'):

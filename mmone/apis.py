@@ -21,7 +21,7 @@ from mmone.checkpoints.fit import check_fit
 from mmone.checkpoints.io import read_checkpoint
 from mmone.checkpoints.io import weights as weights_of
 from mmone.checkpoints.sources import to_mmone
-from mmone.config import set_deploy, type_name
+from mmone.config import dataset_of, set_deploy, type_name
 from mmone.deploy.runtime import is_exported
 from mmone.errors import InputError
 from mmone.zoo import find_config
@@ -148,9 +148,7 @@ def get_model(model: str | Path | Config,
 def _dataset_meta(cfg: Config, meta: dict) -> dict:
     """Class names and palette: the checkpoint's, else those of the config's data set."""
     found = {key.lower(): value for key, value in (meta.get('dataset_meta') or {}).items()}
-    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
-    while 'dataset' in dataset:
-        dataset = dataset['dataset']
+    dataset = dataset_of(cfg.get('test_dataloader'))
     with DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
         kind = registry.get(dataset.type) if 'type' in dataset else None
     own = {**getattr(kind, 'METAINFO', {}), **(dataset.get('metainfo') or {})}
@@ -214,9 +212,7 @@ def predict(model: nn.Module, images: Iterable[str | Path | np.ndarray],
 
 def test_pipeline(cfg: Config) -> Compose:
     """The config's test pipeline for an image that is loaded, without annotations."""
-    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
-    while 'dataset' in dataset:
-        dataset = dataset['dataset']
+    dataset = dataset_of(cfg.get('test_dataloader'))
     if not dataset.get('pipeline'):
         raise InputError('the config has no pipeline in test_dataloader.dataset to prepare images')
     transforms = []

@@ -27,3 +27,11 @@ def set_deploy(model: dict, kinds: Collection[str] = ('MobileOne', )) -> int:
     for part in parts:
         part['deploy'] = True
     return len(parts)
+
+
+def dataset_of(loader: dict | None) -> dict:
+    """The data set of a data loader's config, out of whatever wraps it; empty if there is none."""
+    dataset = (loader or {}).get('dataset') or {}
+    while 'dataset' in dataset:
+        dataset = dataset['dataset']
+    return dataset

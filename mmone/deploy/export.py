@@ -16,9 +16,10 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
+from mmone.analysis import native_shape
 from mmone.apis import get_model
 from mmone.checkpoints.io import check_output
-from mmone.config import type_name
+from mmone.config import dataset_of, type_name
 from mmone.errors import InputError
 from mmone.version import __version__
 
@@ -192,9 +193,7 @@ def prepare(cfg: Config, shape: tuple[int, int] | None, dynamic_hw: bool,
         InputError: If the config does not say the size, or has a transform that only OpenMMLab
             can do.
     """
-    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
-    while 'dataset' in dataset:
-        dataset = dataset['dataset']
+    dataset = dataset_of(cfg.get('test_dataloader'))
     transforms = []
     for transform in dataset.get('pipeline') or []:
         kind = type_name(transform)
@@ -218,9 +217,7 @@ def prepare(cfg: Config, shape: tuple[int, int] | None, dynamic_hw: bool,
     elif last.get('type') == 'Resize' and not last.get('keep_ratio'):
         fixed = tuple(last['scale'][::-1])
     as_it_is = runtime.read_image(files[0]).shape[:2] if files and not transforms else None
-    size = shape or fixed or as_it_is or _training_size(cfg)
-    if size is None:
-        raise InputError('the config does not say the size of its test images: give --shape H W')
+    size = shape or fixed or as_it_is or native_shape(cfg)
     if fixed != size and (fixed or not dynamic_hw):
         if last.get('type') in ('Resize', 'CenterCrop'):
             transforms.pop()
@@ -232,14 +229,6 @@ def prepare(cfg: Config, shape: tuple[int, int] | None, dynamic_hw: bool,
         else:
             transforms.append(dict(type='Resize', scale=list(size[::-1]), keep_ratio=False))
     return size, transforms
-
-
-def _training_size(cfg: Config) -> tuple[int, int] | None:
-    size = cfg.model.get('data_preprocessor', {}).get('size') or cfg.get('crop_size')
-    if size is None:
-        for node in (cfg.get('train_dataloader') or {}).get('dataset', {}).get('pipeline') or []:
-            size = node.get('crop_size', size)
-    return (size, size) if isinstance(size, int) else size and tuple(size)
 
 
 def _check_shape(net: nn.Module, shape: tuple[int, int]) -> None:
@@ -314,9 +303,7 @@ def _computes_coreml() -> bool:
 def _image_files(cfg: Config, folder: str | None) -> tuple[list[Path], Path]:
     """Some images to compare on, and the folder they are in: the one given, or the test data's."""
     from mmone.predict import IMAGES
-    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
-    while 'dataset' in dataset:
-        dataset = dataset['dataset']
+    dataset = dataset_of(cfg.get('test_dataloader'))
     prefix = dataset.get('data_prefix') or ''
     if isinstance(prefix, dict):
         prefix = prefix.get('img_path') or prefix.get('img') or ''

@@ -235,8 +235,8 @@ class Detection(Graph):
         # Far apart, boxes of different classes do not suppress each other.
         places = boxes
         if not self.class_agnostic:
-            height, width = images.shape[2:] if self.dynamic_hw else self.shape
-            places = boxes + (labels.to(boxes) * (height + width)).unsqueeze(-1)
+            side = images.shape[2] + images.shape[3] if self.dynamic_hw else max(self.shape) + 1
+            places = boxes + (labels.to(boxes) * side).unsqueeze(-1)
         places = places.reshape(places.shape[0], -1, 4)  # so that OpenVINO sees the 4
         scores = self.select(places, scores, self.iou_threshold, self.score_thr, self.max_per_img)
         scores, kept = scores.topk(self._at_most(self.max_per_img, scores.shape[1]), dim=1)
@@ -314,7 +314,8 @@ def select_by_offset(boxes: Tensor, scores: Tensor, iou_threshold: float, score_
                      limit: int) -> Tensor:
     """Non-maximum suppression by torchvision's operator, all images at once.
 
-    See :class:`Detection` for the arguments.
+    See :class:`Detection` for the arguments. Images are set apart as classes are, by an offset; in
+    float32 that costs a hundredth of a pixel at some ten images of COCO's 80 classes.
     """
     from torchvision.ops import nms
     side = boxes.amax() - boxes.amin() + 1

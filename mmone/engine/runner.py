@@ -18,7 +18,7 @@ from mmengine.runner import Runner
 
 from mmone.checkpoints.io import read_checkpoint
 from mmone.checkpoints.loading import rename_while_loading
-from mmone.config import set_deploy, type_name, walk
+from mmone.config import dataset_of, set_deploy, type_name, walk
 from mmone.deploy.runtime import Runtime, is_exported
 from mmone.engine.hooks import ClassCountHook
 from mmone.engine.resume import is_whole, newest_whole_checkpoint
@@ -295,9 +295,7 @@ def _draw_predictions(cfg: Config, show_dir: str) -> None:
 
 def _enable_tta(cfg: Config) -> None:
     """Wrap the model and swap the pipeline, with the defaults of the libraries' own tools."""
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
+    dataset = dataset_of(cfg.test_dataloader)
     if cfg.get('default_scope') in TTA_DEFAULTS:
         model, pack = TTA_DEFAULTS[cfg.default_scope]
         cfg.setdefault('tta_model', model)
