@@ -4,7 +4,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
@@ -68,6 +68,13 @@ def readme():
     return path.read_text(encoding='utf-8') if path.exists() else ''
 
 
+# The training of depthwise branches on a CPU. Optional: without a compiler PyTorch's own operators do it, slower.
+# OpenMP is not linked, so that the threads are those of the copy that PyTorch has loaded.
+DEPTHWISE = Extension(
+    'mmone._depthwise', ['mmone/csrc/depthwise.c'], depends=['mmone/csrc/depthwise.h'], optional=True,
+    py_limited_api=True,
+    extra_compile_args=['-O3', '-fopenmp', '-Wno-psabi'] if sys.platform == 'linux' else ['-O3'])
+
 if 'develop' in sys.argv:  # `setup.py develop` of setuptools < 80 does not run build_py
     fill_mim(ROOT / 'mmone', link)
 
@@ -89,6 +96,8 @@ setup(
         'optional': requirements('optional'),
         'tests': requirements('tests'),
     },
+    ext_modules=[DEPTHWISE],
+    options={'bdist_wheel': {'py_limited_api': 'cp310'}},
     cmdclass={'build_py': BuildPy},
     zip_safe=False,
 )

@@ -138,7 +138,8 @@ class Environment:
         constrained = digest(interpreter, self.constraints)
         names = ('mminstall', 'runtime', 'optional', 'export', 'tests')
         required = digest(constrained, ROOT / 'requirements.txt', *(REQUIREMENTS / f'{name}.txt' for name in names))
-        package = digest(required, *(ROOT / name for name in ('setup.py', 'pyproject.toml', 'mmone/version.py')))
+        package = digest(required, *(ROOT / name for name in ('setup.py', 'pyproject.toml', 'mmone/version.py')),
+                         *sorted((ROOT / 'mmone' / 'csrc').iterdir()))
         self.step = 'start'
         self.steps = {
             'venv': (self.make_venv, interpreter),

@@ -66,7 +66,7 @@ class Clone:
         self.index = folder / 'index'
         self.index.mkdir()
         shutil.copytree(ROOT / 'requirements', self.root / 'requirements')
-        (self.root / 'mmone').mkdir()
+        shutil.copytree(ROOT / 'mmone' / 'csrc', self.root / 'mmone' / 'csrc')
         for name in ('setup.py', 'requirements.txt', 'mmone/version.py'):
             shutil.copy(ROOT / name, self.root / name)
         (self.root / 'pyproject.toml').write_text(

@@ -102,11 +102,12 @@ def test_wheel_from_sdist_has_mim(wheel):
     assert index == (ROOT / 'model-index.yml').read_bytes()
 
 
-def test_wheel_has_the_package_alone(wheel):
+def test_wheel_has_the_package_and_its_compiled_module_alone(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if not name.startswith('mmone/.mim/')}
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / 'mmone').rglob('*.py') if '.mim' not in path.parts}
-    assert {name for name in names if '.dist-info/' not in name} == modules
+    compiled = {'mmone/_depthwise.abi3.so'}
+    assert {name for name in names if '.dist-info/' not in name} == modules | compiled
 
 
 def test_build_leaves_the_package_folder_alone(wheel, unpacked_sdist):

@@ -2,16 +2,24 @@
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
+import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule, build_activation_layer, build_norm_layer
 from mmengine.model import BaseModule, ModuleList, Sequential
 from torch import Generator, Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils.checkpoint import checkpoint
 
 from mmone.errors import InputError
 
 from . import reparam
+from .fused_branches import Branches, fused_convolution, pays
+
+BRANCH_MODES = ('auto', 'separate', 'fused')
+# Norms that compute what fused_branches computes.
+FUSABLE = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 
 
 class PointwiseConv2d(nn.Conv2d):
@@ -23,7 +31,10 @@ class PointwiseConv2d(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x[..., ::self.stride[0], ::self.stride[1]]
+        if self.stride != (1, 1):  # a slice of everything costs two copies in the backward pass
+            last = x.is_contiguous(memory_format=torch.channels_last)
+            x = x[..., ::self.stride[0], ::self.stride[1]].contiguous(
+                memory_format=torch.channels_last if last else torch.contiguous_format)
         return F.conv2d(x, self.weight, groups=self.groups)
 
 
@@ -71,15 +82,21 @@ class MobileOneBlock(BaseModule):
         use_skip (bool): Whether to build the skip branch where shapes agree. Defaults to True.
         se_cfg (dict | None): Arguments of :class:`SELayer`; None for no SE. Defaults to None.
         norm_cfg (dict): Any BatchNorm. Defaults to ``dict(type='BN')``.
-        act_cfg (dict): Defaults to ``dict(type='ReLU')``.
+        act_cfg (dict): Defaults to ``dict(type='ReLU', inplace=True)``.
         with_cp (bool): Recompute the block in the backward pass instead of storing its
             activations. Running statistics are updated once, as without it. Defaults to False.
         init_gamma (float): What ``init_weights()`` sets the BatchNorm weights of the convolution
             branches to; the skip branch starts at 1. Defaults to 1.
+        branch_mode (str): How the branches are computed while the norms take the batch's statistics:
+            ``'separate'``, one by one; ``'fused'``, as the one convolution that they sum to
+            (:mod:`mmone.models.fused_branches`), where hooks on the layers of a branch do not run;
+            ``'auto'``, whichever was measured to be faster for the input. Parameters are the same,
+            and so are outputs, gradients and running statistics to rounding. Defaults to ``'auto'``.
         deploy (bool): Build the deployed form. Defaults to False.
 
     Raises:
-        InputError: If ``norm_cfg`` builds a layer that has no running statistics to fold.
+        InputError: If ``norm_cfg`` builds a layer that has no running statistics to fold, or
+            ``branch_mode`` is ``'fused'`` and the block cannot be.
     """
 
     def __init__(self,
@@ -94,9 +111,10 @@ class MobileOneBlock(BaseModule):
                  use_skip: bool = True,
                  se_cfg: dict | None = None,
                  norm_cfg: dict = dict(type='BN'),
-                 act_cfg: dict = dict(type='ReLU'),
+                 act_cfg: dict = dict(type='ReLU', inplace=True),
                  with_cp: bool = False,
                  init_gamma: float = 1.0,
+                 branch_mode: str = 'auto',
                  deploy: bool = False):
         super().__init__()
         self.in_channels = in_channels
@@ -112,6 +130,7 @@ class MobileOneBlock(BaseModule):
         self.with_cp = with_cp
         self.init_gamma = init_gamma
         self.deploy = deploy
+        self.branch_mode = self._check_branch_mode(branch_mode)
 
         if deploy:
             self.branch_reparam = self._conv(nn.Conv2d, kernel_size, bias=True)
@@ -149,6 +168,15 @@ class MobileOneBlock(BaseModule):
         branch.add_module('conv', self._conv(conv_type, kernel_size))
         branch.add_module('norm', self._norm())
         return branch
+
+    def _check_branch_mode(self, branch_mode: str) -> str:
+        if branch_mode not in BRANCH_MODES:
+            raise InputError(f'branch_mode must be one of {", ".join(BRANCH_MODES)}, got {branch_mode!r}')
+        fusable = self.groups == 1 or self.groups == self.in_channels == self.out_channels
+        if branch_mode == 'fused' and not fusable:
+            raise InputError(f"branch_mode='fused' takes convolutions over all channels and depthwise ones, not "
+                             f"{self.groups} groups of {self.in_channels} channels: use branch_mode='auto'")
+        return branch_mode if fusable else 'separate'
 
     def _build_branches(self) -> None:
         conv_type = nn.Conv2d if self.kernel_size > 1 else PointwiseConv2d
@@ -189,12 +217,51 @@ class MobileOneBlock(BaseModule):
     def _forward(self, x: Tensor) -> Tensor:
         if self.deploy:
             out = self.branch_reparam(x)
+        elif self.branch_mode != 'separate' and self._fuses(x, of := self._in_common()):
+            out = self._fused(x, of)
         else:
-            outs = (norm(x if conv is None else conv(x)) for conv, norm in self.branches())
+            # The last branch first: this way the gradients of x add up a tenth faster.
+            branches = reversed(list(self.branches()))
+            outs = (norm(x if conv is None else conv(x)) for conv, norm in branches)
             out = next(outs)
             for other in outs:
                 out += other
         return self.act(self.se(out))
+
+    def _fuses(self, x: Tensor, of: Branches) -> bool:
+        """Whether this pass is one convolution: the norms take the batch's statistics, and it pays."""
+        norms = [norm for _, norm in self.branches()]
+        if not all(norm.training and type(norm).forward in FUSABLE and norm.eps == of.eps for norm in norms):
+            return False
+        return self.branch_mode == 'fused' or pays(x, of)
+
+    def _fused(self, x: Tensor, of: Branches) -> Tensor:
+        """What the branches sum to, from one convolution; updates the norms as they would."""
+        branches = list(self.branches())
+        norms = [norm for _, norm in branches]
+        # BatchNorm's own error, where there is one value a channel.
+        F._verify_batch_size([of.positions(x), self.out_channels])
+        out, mean, var = fused_convolution(
+            x, [conv.weight for conv, _ in branches if conv is not None], [norm.weight for norm in norms],
+            [norm.bias for norm in norms], of)
+        with torch.no_grad():
+            for norm, own_mean, own_var in zip(norms, mean, var):
+                momentum = norm.momentum
+                if norm.num_batches_tracked is not None:
+                    norm.num_batches_tracked.add_(1)
+                    if momentum is None:  # a cumulative average
+                        momentum = 1 / float(norm.num_batches_tracked)
+                if momentum:
+                    norm.running_mean.lerp_(own_mean.to(norm.running_mean), momentum)
+                    norm.running_var.lerp_(own_var.to(norm.running_var), momentum)
+        return out
+
+    def _in_common(self) -> Branches:
+        norm = self.branch_conv_list[0].norm
+        synchronized = isinstance(norm, nn.SyncBatchNorm) and dist.is_available() and dist.is_initialized()
+        group = (norm.process_group or dist.group.WORLD) if synchronized else None
+        return Branches(self.kernel_size, self.stride, self.dilation, self.groups, self.num_convs,
+                        self.branch_norm is not None, norm.eps, group)
 
     @contextmanager
     def _running_statistics_kept(self):

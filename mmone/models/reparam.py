@@ -38,7 +38,7 @@ def pad_kernel(weight: Tensor, kernel_size: int) -> Tensor:
     stride and dilation, because the centre tap of every output position stays where it was.
     """
     pad = (kernel_size - weight.shape[-1]) // 2
-    return F.pad(weight, [pad] * 4)
+    return F.pad(weight, [pad] * 4) if pad else weight
 
 
 def identity_kernel(channels: int, groups: int, kernel_size: int, like: Tensor) -> Tensor:

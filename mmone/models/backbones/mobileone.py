@@ -148,7 +148,7 @@ class MobileOne(BaseModule):
         norm_eval (bool): Keep all BatchNorms in eval mode while training. Defaults to False.
         norm_cfg (dict): Any BatchNorm, e.g. ``dict(type='SyncBN', eps=1e-3)``. Defaults to
             ``dict(type='BN')``.
-        act_cfg (dict): Defaults to ``dict(type='ReLU')``.
+        act_cfg (dict): Defaults to ``dict(type='ReLU', inplace=True)``.
         with_cp (bool): Trade compute for memory: recompute each block in the backward pass.
             Defaults to False.
         channels_last (bool): Compute in the channels_last memory format, from the input on: the
@@ -157,6 +157,10 @@ class MobileOne(BaseModule):
             skip branch. At 0.1, blocks start near the identity and a short training gets under way
             in a fraction of the time (the idea of https://arxiv.org/abs/1706.02677, section 5.1);
             the paper's long ones start at 1. Defaults to 1.
+        branch_mode (str): How the branches of each block are computed in training: ``'separate'``,
+            ``'fused'`` into one convolution, exactly, or ``'auto'``, whichever was measured to be
+            faster. Checkpoints are the same, so a resumed run may change it. See
+            :class:`~mmone.models.mobileone_block.MobileOneBlock`. Defaults to ``'auto'``.
         deploy (bool): Build the deployed form, a plain chain of convolutions. Defaults to False.
         init_cfg (dict | list[dict]): Defaults to Kaiming for convolutions, 1 for BatchNorms.
 
@@ -183,10 +187,11 @@ class MobileOne(BaseModule):
                  frozen_stages: int = -1,
                  norm_eval: bool = False,
                  norm_cfg: dict = dict(type='BN'),
-                 act_cfg: dict = dict(type='ReLU'),
+                 act_cfg: dict = dict(type='ReLU', inplace=True),
                  with_cp: bool = False,
                  channels_last: bool = False,
                  init_gamma: float = 1.0,
+                 branch_mode: str = 'auto',
                  deploy: bool = False,
                  init_cfg: dict | list[dict] | None = [
                      dict(type='Kaiming', layer=['Conv2d']),
@@ -207,7 +212,7 @@ class MobileOne(BaseModule):
         self.deploy = deploy
 
         common = dict(use_scale=use_scale, norm_cfg=norm_cfg, act_cfg=act_cfg,
-                      with_cp=with_cp, init_gamma=init_gamma, deploy=deploy)  # yapf: disable
+                      with_cp=with_cp, init_gamma=init_gamma, branch_mode=branch_mode, deploy=deploy)  # yapf: disable
         channels = stage_channels(self.arch)
         self.stage0 = MobileOneBlock(in_channels, channels[0], kernel_size=3, num_convs=1,
                                      stride=strides[0], dilation=dilations[0], use_skip=False, **common)
