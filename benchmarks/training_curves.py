@@ -10,7 +10,6 @@ example:
       --epochs 5 --out docs/images/fused_training.png
 """
 import argparse
-import json
 import logging
 import tempfile
 import time
@@ -52,8 +51,7 @@ def parse_args():
     parser.add_argument('config')
     parser.add_argument('--epochs', type=int, default=5)
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--out', type=Path, default=Path('fused_training.png'),
-                        help='the picture; the numbers are written beside it as JSON')
+    parser.add_argument('--out', type=Path, default=Path('fused_training.png'), help='the picture')
     return parser.parse_args()
 
 
@@ -92,7 +90,6 @@ def main():
                 print(f'{name}, seed {seed}: {len(result["losses"])} steps in {result["seconds"]:.0f} s, '
                       f'{metric} {value:.2f}', flush=True)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.with_suffix('.json').write_text(json.dumps(results, indent=1))
     draw(results, args.seeds[0], args.out)
 
 

@@ -74,10 +74,13 @@ class Branches(NamedTuple):
         """Stride, padding, dilation and groups, in the order of ``F.conv2d``."""
         return self.stride, self.padding, self.dilation, self.groups
 
+    def output_size(self, x: Tensor, channels: int) -> torch.Size:
+        """Of what a convolution of (N, C, H, W) gives: (N, channels, H', W')."""
+        return torch.Size((x.shape[0], channels, *((size - 1) // self.stride + 1 for size in x.shape[2:])))
+
     def positions(self, x: Tensor) -> int:
         """How many values of a channel each norm sees."""
-        height, width = ((size - 1) // self.stride + 1 for size in x.shape[2:])
-        return x.shape[0] * height * width
+        return self.output_size(x, 1).numel()
 
     def strided(self, x: Tensor) -> Tensor:
         """The view of ``x`` that the centre taps see."""
@@ -338,7 +341,7 @@ def way_of(x: Tensor, of: Branches) -> type:
 def pays(x: Tensor, of: Branches) -> bool:
     """Whether the fused convolution was measured to be faster than the branches, for inputs like x.
 
-    By ``benchmarks/train_block.py``, on a CPU; on a GPU it was not measured.
+    By ``benchmarks/train_step.py --blocks``, on a CPU; on a GPU it was not measured.
     """
     if x.device.type != 'cpu' or _is_compiling():
         return False
@@ -408,6 +411,11 @@ class FusedConvolution(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_out, *_):
+        with torch.autocast(grad_out.device.type, enabled=False):
+            return FusedConvolution._backward(ctx, grad_out)
+
+    @staticmethod
+    def _backward(ctx, grad_out):
         x, kernel, kernels, gamma, own_mean, mean, invstd, *saved = ctx.saved_tensors
         of = ctx.of
         grad_x, grad_kernel = convolution_backward(grad_out, x, kernel, of, ctx.needs_input_grad[0])

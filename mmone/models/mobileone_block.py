@@ -240,7 +240,7 @@ class MobileOneBlock(BaseModule):
         branches = list(self.branches())
         norms = [norm for _, norm in branches]
         # BatchNorm's own error, where there is one value a channel.
-        F._verify_batch_size([of.positions(x), self.out_channels])
+        F._verify_batch_size(of.output_size(x, self.out_channels))
         out, mean, var = fused_convolution(
             x, [conv.weight for conv, _ in branches if conv is not None], [norm.weight for norm in norms],
             [norm.bias for norm in norms], of)
