@@ -18,6 +18,7 @@ The gradients are those of the branches, the parts that come through the statist
 Statistics are taken in float32 at least, whatever the input, and of centred values where a mean far
 from zero would cancel them.
 """
+from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -254,7 +255,7 @@ class Direct:
         for chunk, grad in zip(chunks(x), grads):
             for i in range(of.num_convs):
                 grad_out = F.conv2d(chunk, scaled[i], offset[i], *of.geometry)
-                part, grad_kernel = convolution_backward(grad_out, chunk, kernels[i], of, grad is not None)
+                part, grad_kernel, _ = convolution_backward(grad_out, chunk, kernels[i], of, grad is not None)
                 grad_kernels[i].add_(grad_kernel)
                 if grad is not None:
                     grad += part
@@ -263,11 +264,12 @@ class Direct:
                     of.strided(chunk), centre_slope.reshape(-1, 1, 1)).add_(centre_offset.reshape(-1, 1, 1))
 
 
-def convolution_backward(grad_out: Tensor, x: Tensor, kernel: Tensor, of: Branches, with_input: bool):
-    """Gradients of a convolution's input, if asked for, and of its kernel."""
+def convolution_backward(grad_out: Tensor, x: Tensor, kernel: Tensor, of: Branches, with_input: bool,
+                         with_bias: bool = False) -> tuple[Tensor | None, Tensor, Tensor | None]:
+    """Gradients of a convolution's input, if asked for, its kernel, and its bias, if asked for."""
     return torch.ops.aten.convolution_backward(
-        grad_out, x, kernel, None, (of.stride, ) * 2, (of.padding, ) * 2, (of.dilation, ) * 2, False,
-        (0, 0), of.groups, (with_input, True, False))[:2]
+        grad_out, x, kernel, [len(kernel)] if with_bias else None, (of.stride, ) * 2, (of.padding, ) * 2,
+        (of.dilation, ) * 2, False, (0, 0), of.groups, (with_input, True, with_bias))
 
 
 class DepthwiseCovariance:
@@ -276,7 +278,8 @@ class DepthwiseCovariance:
     @staticmethod
     def forward(x: Tensor, kernels: Tensor, of: Branches) -> tuple[Tensor, Tensor, tuple]:
         x = x.contiguous(memory_format=torch.channels_last)
-        shift = x.mean((0, 2, 3))
+        # What sums are taken about: near the mean is enough for nothing to cancel.
+        shift = x[:, :, ::4].mean((0, 2, 3))
         mean, var = x.new_empty(2, len(kernels) + of.skip, x.shape[1])
         products = x.new_empty(*kernels.shape[:2], 9, dtype=torch.float64)
         patch_mean = x.new_empty(x.shape[1], 9, dtype=torch.float64)
@@ -383,8 +386,7 @@ class FusedConvolution(Function):
 
     @staticmethod
     def forward(ctx, x, of, num_kernels, *parameters):
-        # Autocast would round what makes the statistics.
-        with torch.autocast(x.device.type, enabled=False):
+        with _no_autocast(x):
             wide = x.to(torch.promote_types(x.dtype, torch.float32))
             weights, norms = parameters[:num_kernels], parameters[num_kernels:]
             kernels = torch.stack([reparam.pad_kernel(weight, of.kernel_size) for weight in weights])
@@ -411,16 +413,20 @@ class FusedConvolution(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_out, *_):
-        with torch.autocast(grad_out.device.type, enabled=False):
+        with _no_autocast(grad_out):
             return FusedConvolution._backward(ctx, grad_out)
 
     @staticmethod
     def _backward(ctx, grad_out):
         x, kernel, kernels, gamma, own_mean, mean, invstd, *saved = ctx.saved_tensors
         of = ctx.of
-        grad_x, grad_kernel = convolution_backward(grad_out, x, kernel, of, ctx.needs_input_grad[0])
+        # A depthwise convolution has the bias's gradient for less than a pass over the output's.
+        with_bias = of.groups > 1 and grad_out.dtype == mean.dtype
+        grad_x, grad_kernel, grad_bias = convolution_backward(
+            grad_out, x, kernel, of, ctx.needs_input_grad[0], with_bias)
         grad_kernel = grad_kernel.to(mean.dtype)
-        grad_bias = grad_out.sum((0, 2, 3), dtype=mean.dtype)
+        if not with_bias:
+            grad_bias = grad_out.sum((0, 2, 3), dtype=mean.dtype)
 
         scale = gamma * invstd
         grad_scale = (kernels * grad_kernel).flatten(2).sum(2)
@@ -446,16 +452,19 @@ class FusedConvolution(Function):
         return (grad_x, None, None, *grad_weights, *grad_gamma, *grad_bias.repeat(len(gamma), 1))
 
 
-def _autocast_dtype(x: Tensor) -> torch.dtype:
-    """What autocast makes a convolution compute ``x`` in; its own type where autocast is off."""
+def _autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """What autocast makes convolutions compute in on the device of ``x``; None where it is off."""
     kind = x.device.type
     if hasattr(torch, 'get_autocast_dtype'):  # since torch 2.4
-        enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
-    elif kind == 'cuda':
-        enabled, dtype = torch.is_autocast_enabled(), torch.get_autocast_gpu_dtype()
-    else:
-        enabled, dtype = torch.is_autocast_cpu_enabled(), torch.get_autocast_cpu_dtype()
-    return dtype if enabled and x.dtype != torch.float64 else x.dtype
+        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    if kind == 'cuda':
+        return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
+    return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
+
+
+def _no_autocast(x: Tensor):
+    """A context in which nothing rounds what makes the statistics."""
+    return nullcontext() if _autocast_dtype(x) is None else torch.autocast(x.device.type, enabled=False)
 
 
 def fused_convolution(x: Tensor, weights: list[Tensor], gammas: list[Tensor], betas: list[Tensor],
@@ -472,4 +481,7 @@ def fused_convolution(x: Tensor, weights: list[Tensor], gammas: list[Tensor], be
         tuple[Tensor, Tensor, Tensor]: The output (N, C_out, H', W'), and the mean and unbiased
         variance (branches, C_out) that running statistics are updated by.
     """
-    return FusedConvolution.apply(x.to(_autocast_dtype(x)), of, len(weights), *weights, *gammas, *betas)
+    dtype = _autocast_dtype(x)
+    if dtype is not None and x.dtype != torch.float64:
+        x = x.to(dtype)
+    return FusedConvolution.apply(x, of, len(weights), *weights, *gammas, *betas)

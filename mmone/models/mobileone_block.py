@@ -217,51 +217,51 @@ class MobileOneBlock(BaseModule):
     def _forward(self, x: Tensor) -> Tensor:
         if self.deploy:
             out = self.branch_reparam(x)
-        elif self.branch_mode != 'separate' and self._fuses(x, of := self._in_common()):
-            out = self._fused(x, of)
         else:
-            # The last branch first: this way the gradients of x add up a tenth faster.
-            branches = reversed(list(self.branches()))
-            outs = (norm(x if conv is None else conv(x)) for conv, norm in branches)
-            out = next(outs)
-            for other in outs:
-                out += other
+            branches = list(self.branches())
+            out = self._fused(x, branches) if self.training else None
+            if out is None:
+                # The last branch first: this way the gradients of x add up a tenth faster.
+                outs = (norm(x if conv is None else conv(x)) for conv, norm in reversed(branches))
+                out = next(outs)
+                for other in outs:
+                    out += other
         return self.act(self.se(out))
 
-    def _fuses(self, x: Tensor, of: Branches) -> bool:
-        """Whether this pass is one convolution: the norms take the batch's statistics, and it pays."""
-        norms = [norm for _, norm in self.branches()]
-        if not all(norm.training and type(norm).forward in FUSABLE and norm.eps == of.eps for norm in norms):
-            return False
-        return self.branch_mode == 'fused' or pays(x, of)
+    def _fused(self, x: Tensor, branches: list[tuple[nn.Conv2d | None, nn.Module]]) -> Tensor | None:
+        """What the branches sum to, from one convolution; updates the norms as they would.
 
-    def _fused(self, x: Tensor, of: Branches) -> Tensor:
-        """What the branches sum to, from one convolution; updates the norms as they would."""
-        branches = list(self.branches())
+        None where the norms do not take the batch's statistics, or it does not pay.
+        """
+        convs = [conv for conv, _ in branches if conv is not None]
         norms = [norm for _, norm in branches]
-        # BatchNorm's own error, where there is one value a channel.
-        F._verify_batch_size(of.output_size(x, self.out_channels))
-        out, mean, var = fused_convolution(
-            x, [conv.weight for conv, _ in branches if conv is not None], [norm.weight for norm in norms],
-            [norm.bias for norm in norms], of)
-        with torch.no_grad():
-            for norm, own_mean, own_var in zip(norms, mean, var):
-                momentum = norm.momentum
-                if norm.num_batches_tracked is not None:
-                    norm.num_batches_tracked.add_(1)
-                    if momentum is None:  # a cumulative average
-                        momentum = 1 / float(norm.num_batches_tracked)
-                if momentum:
-                    norm.running_mean.lerp_(own_mean.to(norm.running_mean), momentum)
-                    norm.running_var.lerp_(own_var.to(norm.running_var), momentum)
-        return out
+        first = norms[0]
+        if self.branch_mode == 'separate' or type(first).forward not in FUSABLE or not all(
+                norm.training and type(norm) is type(first)
+                and (norm.eps, norm.momentum) == (first.eps, first.momentum) for norm in norms):
+            return None
+        synchronized = isinstance(first, nn.SyncBatchNorm) and dist.is_available() and dist.is_initialized()
+        of = Branches(self.kernel_size, self.stride, self.dilation, self.groups, self.num_convs,
+                      len(convs) < len(norms), first.eps,
+                      (first.process_group or dist.group.WORLD) if synchronized else None)
+        if self.branch_mode == 'auto' and not pays(x, of):
+            return None
 
-    def _in_common(self) -> Branches:
-        norm = self.branch_conv_list[0].norm
-        synchronized = isinstance(norm, nn.SyncBatchNorm) and dist.is_available() and dist.is_initialized()
-        group = (norm.process_group or dist.group.WORLD) if synchronized else None
-        return Branches(self.kernel_size, self.stride, self.dilation, self.groups, self.num_convs,
-                        self.branch_norm is not None, norm.eps, group)
+        if not synchronized:  # BatchNorm's own error, where there is one value a channel
+            F._verify_batch_size(of.output_size(x, self.out_channels))
+        out, mean, var = fused_convolution(x, [conv.weight for conv in convs], [norm.weight for norm in norms],
+                                           [norm.bias for norm in norms], of)
+        momentum = first.momentum
+        with torch.no_grad():
+            if first.num_batches_tracked is not None:
+                torch._foreach_add_([norm.num_batches_tracked for norm in norms], 1)
+                if momentum is None:  # a cumulative average
+                    momentum = 1 / float(first.num_batches_tracked)
+            if momentum:
+                running = [norm.running_mean for norm in norms] + [norm.running_var for norm in norms]
+                torch._foreach_mul_(running, 1 - momentum)
+                torch._foreach_add_(running, [*mean.to(running[0]), *var.to(running[0])], alpha=momentum)
+        return out
 
     @contextmanager
     def _running_statistics_kept(self):
