@@ -133,7 +133,7 @@ def step_of(network: str, build, memory_format, batch: int):
         model.to(memory_format=memory_format)
     size = {'detector': 320, 'segmentor': 512}.get(network, 224)
     images = torch.randn(batch, 3, size, size).contiguous(memory_format=memory_format)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
     if network == 'detector':
         samples = [detection_sample(size, i) for i in range(batch)]
     elif network == 'segmentor':

@@ -351,6 +351,8 @@ def pays(x: Tensor, of: Branches) -> bool:
     count, channels = of.positions(x), x.shape[1]
     way = way_of(x, of)
     if way is DepthwiseCovariance:
+        if of.num_convs == 1 and of.stride > 1 and not x.is_contiguous(memory_format=torch.channels_last):
+            return False  # a large input to convert, for a small output
         return of.num_convs > 1 or count >= 1 << 10
     if way is Direct:
         return count >= 1 << 13

@@ -331,6 +331,7 @@ def test_auto_takes_what_was_measured_to_be_faster(monkeypatch):
     assert fuses(MobileOneBlock(16, 16, 3, 4, groups=16), 4, 16, 28, 28)
     assert fuses(MobileOneBlock(16, 16, 3, 1, groups=16), 4, 16, 28, 28)
     assert fuses(MobileOneBlock(16, 16, 1, 4), 4, 16, 28, 28)
+    assert not fuses(MobileOneBlock(16, 16, 3, 1, stride=2, groups=16), 4, 16, 64, 64)  # to be converted first
     assert not fuses(MobileOneBlock(16, 16, 1, 1), 4, 16, 28, 28)
     assert not fuses(MobileOneBlock(64, 64, 1, 4), 2, 64, 2, 2)  # Σ costs more than what it saves
     assert not fuses(MobileOneBlock(3, 8, 3, 1, stride=2), 2, 3, 32, 32)
