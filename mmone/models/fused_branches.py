@@ -260,8 +260,8 @@ class Direct:
                 if grad is not None:
                     grad += part
             if saved and grad is not None:
-                of.strided(grad).addcmul_(
-                    of.strided(chunk), centre_slope.reshape(-1, 1, 1)).add_(centre_offset.reshape(-1, 1, 1))
+                of.strided(grad).add_(torch.addcmul(
+                    centre_offset.reshape(-1, 1, 1), of.strided(chunk), centre_slope.reshape(-1, 1, 1)))
 
 
 def convolution_backward(grad_out: Tensor, x: Tensor, kernel: Tensor, of: Branches, with_input: bool,
