@@ -41,6 +41,8 @@ except ImportError:  # installed without a C compiler
 CHUNK = 1 << 21
 # Elements of a matrix from which on its product is a convolution's.
 LARGE = 1 << 14
+# Whether torch.compile understands what is defined here: since torch 2.3.
+COMPILES = hasattr(getattr(torch, 'compiler', None), 'is_compiling')
 
 
 class Branches(NamedTuple):
@@ -327,17 +329,16 @@ def _parts(size: int, stride: int, dilation: int) -> tuple[Tensor, Tensor, Tenso
     return tuple(array.int() for array in (taps, part, order, F.pad(sizes.cumsum(0), (1, 0))))
 
 
-def _is_compiling() -> bool:
+def is_compiling() -> bool:
     """Whether torch.compile reads this; the compiled module is a closed book to it."""
-    compiler = getattr(torch, 'compiler', None)
-    return hasattr(compiler, 'is_compiling') and compiler.is_compiling()
+    return torch.compiler.is_compiling() if COMPILES else torch._utils.is_compiling()
 
 
 def way_of(x: Tensor, of: Branches) -> type:
     """How the statistics are had."""
     if of.groups == 1:
         return Covariance
-    compiled = _depthwise is not None and x.device.type == 'cpu' and not _is_compiling()
+    compiled = _depthwise is not None and x.device.type == 'cpu' and not is_compiling()
     return DepthwiseCovariance if compiled and of.kernel_size == 3 else Direct
 
 
@@ -346,7 +347,7 @@ def pays(x: Tensor, of: Branches) -> bool:
 
     By ``benchmarks/train_step.py --blocks``, on a CPU; on a GPU it was not measured.
     """
-    if x.device.type != 'cpu' or _is_compiling():
+    if x.device.type != 'cpu' or is_compiling():
         return False
     count, channels = of.positions(x), x.shape[1]
     way = way_of(x, of)

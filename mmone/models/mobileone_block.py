@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from mmone.errors import InputError
 
 from . import reparam
-from .fused_branches import Branches, fused_convolution, pays
+from .fused_branches import COMPILES, Branches, fused_convolution, is_compiling, pays
 
 BRANCH_MODES = ('auto', 'separate', 'fused')
 # Norms that compute what fused_branches computes.
@@ -236,6 +236,8 @@ class MobileOneBlock(BaseModule):
         convs = [conv for conv, _ in branches if conv is not None]
         norms = [norm for _, norm in branches]
         first = norms[0]
+        if is_compiling() and not COMPILES:
+            return None
         if self.branch_mode == 'separate' or type(first).forward not in FUSABLE or not all(
                 norm.training and type(norm) is type(first)
                 and (norm.eps, norm.momentum) == (first.eps, first.momentum) for norm in norms):
