@@ -1,6 +1,8 @@
 import pytest
+import torch
 from kit import make_data, write_config
-from mmengine.registry import DefaultScope
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from mmengine.runner import CheckpointLoader
 
 
@@ -15,6 +17,23 @@ def config(tmp_path, data):
 
     def write(task, extra='', data=data):
         return write_config(tmp_path, task, data, extra)
+
+    return write
+
+
+@pytest.fixture
+def trained(config, tmp_path, moved):
+    """Write config and checkpoint of a task's model in training form; return their paths."""
+
+    def write(task, extra=''):
+        path = config(task, extra + ("model['bbox_head']['init_cfg'] = None\n" if task == 'mmdet' else ''))
+        cfg = Config.fromfile(path)
+        init_default_scope(task)
+        for head in ('decode_head', 'auxiliary_head', 'backbone'):
+            if task == 'mmseg':
+                cfg.model[head].norm_cfg = dict(type='BN')
+        torch.save(dict(state_dict=moved(MODELS.build(cfg.model)).state_dict()), tmp_path / 'w.pth')
+        return str(path), str(tmp_path / 'w.pth')
 
     return write
 

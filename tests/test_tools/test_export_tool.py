@@ -3,29 +3,9 @@ import json
 import re
 
 import pytest
-import torch
 from kit import TASKS, load_tool
-from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
 
 pytest.importorskip('onnx')
-
-
-@pytest.fixture
-def trained(config, tmp_path, moved):
-    """Config and checkpoint in training form of a task."""
-
-    def write(task, extra=''):
-        path = config(task, extra + ("model['bbox_head']['init_cfg'] = None\n" if task == 'mmdet' else ''))
-        cfg = Config.fromfile(path)
-        init_default_scope(task)
-        for head in ('decode_head', 'auxiliary_head', 'backbone'):
-            if task == 'mmseg':
-                cfg.model[head].norm_cfg = dict(type='BN')
-        torch.save(dict(state_dict=moved(MODELS.build(cfg.model)).state_dict()), tmp_path / 'w.pth')
-        return str(path)
-
-    return write
 
 
 def metrics(capsys, *arguments):
@@ -38,16 +18,16 @@ def metrics(capsys, *arguments):
 @pytest.mark.parametrize('task', TASKS)
 @pytest.mark.parametrize('suffix', ['.onnx', '.xml', '.pt'])
 def test_exported_evaluated_and_predicted(trained, data, task, suffix, tmp_path, capsys, monkeypatch):
-    path, model = trained(task), tmp_path / f'model{suffix}'
-    load_tool('export').main([path, 'w.pth', '--out', str(model), '--dynamic', 'batch'])
+    (path, weights), model = trained(task), tmp_path / f'model{suffix}'
+    load_tool('export').main([path, weights, '--out', str(model), '--dynamic', 'batch'])
     out = capsys.readouterr().out
     assert f'{model}: ' in out and re.search(f'against PyTorch on [1-8] images of {data}', out)
-    expected = metrics(capsys, path, 'w.pth', '--deploy', '--work-dir', 'a')
+    expected = metrics(capsys, path, weights, '--deploy', '--work-dir', 'a')
     assert expected and metrics(capsys, path, model, '--work-dir', 'b') == expected
 
     photo = sorted((data / 'JPEGImages').glob('*.jpg'))[0]
     predict = load_tool('predict').main
-    predict([str(photo), '--model', path, '--weights', 'w.pth', '--device', 'cpu', '--out-dir', 'c'])
+    predict([str(photo), '--model', path, '--weights', weights, '--device', 'cpu', '--out-dir', 'c'])
     predict([str(photo), '--model', str(model), '--out-dir', 'd'])
     assert (tmp_path / 'd' / photo.name).is_file()
     ours, theirs = (json.loads((tmp_path / folder / 'predictions.json').read_text())['predictions'][0]
@@ -63,20 +43,20 @@ def test_exported_evaluated_and_predicted(trained, data, task, suffix, tmp_path,
 
 
 def test_what_cannot_be_done_is_one_line_and_status_2(trained, tmp_path, capsys):
-    path, other = trained('mmseg'), trained('mmpretrain')  # the checkpoint is the latter's
+    (path, _), (other, weights) = trained('mmseg'), trained('mmpretrain')  # one file: the latter's
     (tmp_path / 'there.onnx').write_text('precious')
     (tmp_path / 'text.onnx').write_text('no model')
     export, test, predict = (load_tool(name).main for name in ('export', 'test', 'predict'))
-    export([other, 'w.pth', '--out', 'model.onnx'])
+    export([other, weights, '--out', 'model.onnx'])
     capsys.readouterr()
     before = sorted(file.name for file in tmp_path.iterdir())
     for main, arguments, words in (
-        (export, [other, 'w.pth', '--out', 'there.onnx'], '--force'),
+        (export, [other, weights, '--out', 'there.onnx'], '--force'),
         (export, [other, 'missing.pth', '--out', 'x.onnx'], 'missing.pth does not exist'),
-        (export, [path, 'w.pth', '--out', 'x.onnx'], 'w.pth'),
-        (export, [other, 'w.pth', '--out', 'x.onnx', '--dynamic', 'all'], 'expected batch or hw'),
-        (export, [other, 'w.pth', '--out', 'x.onnx', '--shape', '0', '32'], '--shape'),
-        (export, [other, 'w.pth', '--out', 'x.onnx', '--images', str(tmp_path / 'none')], 'no images'),
+        (export, [path, weights, '--out', 'x.onnx'], weights),
+        (export, [other, weights, '--out', 'x.onnx', '--dynamic', 'all'], 'expected batch or hw'),
+        (export, [other, weights, '--out', 'x.onnx', '--shape', '0', '32'], '--shape'),
+        (export, [other, weights, '--out', 'x.onnx', '--images', str(tmp_path / 'none')], 'no images'),
         (test, [other, 'text.onnx', '--work-dir', 'w'], 'cannot be read'),
         (test, [other, 'missing.onnx', '--work-dir', 'w'], 'does not exist'),
         (test, [path, 'model.onnx', '--work-dir', 'w'], 'a model of classification'),
@@ -84,7 +64,7 @@ def test_what_cannot_be_done_is_one_line_and_status_2(trained, tmp_path, capsys)
         (test, [other, 'model.onnx', '--work-dir', 'w', '--cfg-options',
                 'test_dataloader.dataset.pipeline.1.scale=48'], 'takes uint8 images (N, 3, 32, 32)'),
         (predict, ['x.jpg', '--model', 'model.onnx'], 'x.jpg does not exist'),
-        (predict, ['there.onnx', '--model', 'model.onnx', '--weights', 'w.pth'], 'has its weights in it'),
+        (predict, ['there.onnx', '--model', 'model.onnx', '--weights', weights], 'has its weights in it'),
     ):
         with pytest.raises(SystemExit) as stop:
             main(arguments)
@@ -96,8 +76,8 @@ def test_what_cannot_be_done_is_one_line_and_status_2(trained, tmp_path, capsys)
 
 
 def test_other_classes_than_the_data_sets_are_an_error(trained, capsys):
-    path = trained('mmdet')
-    load_tool('export').main([path, 'w.pth', '--out', 'model.onnx'])
+    path, weights = trained('mmdet')
+    load_tool('export').main([path, weights, '--out', 'model.onnx'])
     capsys.readouterr()
     with pytest.raises(SystemExit):
         load_tool('test').main([path, 'model.onnx', '--cfg-options',
@@ -107,10 +87,10 @@ def test_other_classes_than_the_data_sets_are_an_error(trained, capsys):
 
 def test_with_its_logits_a_segmentor_is_resized_as_the_library_does(trained, capsys):
     """Labels of another size than the image can be repeated only; logits are interpolated first."""
-    path = trained('mmseg', "test_pipeline.insert(1, dict(type='Resize', scale=(96, 80)))\n")
-    expected = metrics(capsys, path, 'w.pth', '--deploy', '--work-dir', 'a')
-    load_tool('export').main([path, 'w.pth', '--out', 'logits.onnx', '--logits'])
+    path, weights = trained('mmseg', "test_pipeline.insert(1, dict(type='Resize', scale=(96, 80)))\n")
+    expected = metrics(capsys, path, weights, '--deploy', '--work-dir', 'a')
+    load_tool('export').main([path, weights, '--out', 'logits.onnx', '--logits'])
     assert metrics(capsys, path, 'logits.onnx', '--work-dir', 'b') == expected
-    load_tool('export').main([path, 'w.pth', '--out', 'labels.onnx'])
+    load_tool('export').main([path, weights, '--out', 'labels.onnx'])
     accuracy, = (float(found[1]) for found in [metrics(capsys, path, 'labels.onnx', '--work-dir', 'c')])
     assert accuracy == pytest.approx(float(expected[1]), abs=3)

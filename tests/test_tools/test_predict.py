@@ -7,29 +7,10 @@ import numpy as np
 import pytest
 import torch
 from kit import TASKS, load_tool
-from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
 
 from mmone.apis import draw, get_config, get_model, predict
 
 CLASSES = ('circle', 'square', 'triangle', 'star', 'cross')
-
-
-@pytest.fixture
-def trained(config, tmp_path, moved):
-    """Config and checkpoint in training form of a task."""
-
-    def write(task):
-        path = config(task, "model['bbox_head']['init_cfg'] = None\n" if task == 'mmdet' else '')
-        cfg = Config.fromfile(path)
-        init_default_scope(task)
-        for head in ('decode_head', 'auxiliary_head', 'backbone'):
-            if task == 'mmseg':
-                cfg.model[head].norm_cfg = dict(type='BN')
-        torch.save(dict(state_dict=moved(MODELS.build(cfg.model)).state_dict()), tmp_path / 'w.pth')
-        return path, tmp_path / 'w.pth'
-
-    return write
 
 
 def images(data, number=5):
