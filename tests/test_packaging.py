@@ -106,7 +106,7 @@ def test_wheel_has_the_package_and_its_compiled_module_alone(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if not name.startswith('mmone/.mim/')}
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / 'mmone').rglob('*.py') if '.mim' not in path.parts}
-    compiled = {'mmone/_depthwise.abi3.so'}
+    compiled = {'mmone/_ext.abi3.so'}
     assert {name for name in names if '.dist-info/' not in name} == modules | compiled
 
 

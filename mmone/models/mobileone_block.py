@@ -15,7 +15,8 @@ from torch.utils.checkpoint import checkpoint
 from mmone.errors import InputError
 
 from . import reparam
-from .fused_branches import COMPILES, Branches, fused_convolution, is_compiling, pays
+from .branch_statistics import COMPILES, Branches, is_compiling
+from .fused_branches import fused_convolution, pays
 
 BRANCH_MODES = ('auto', 'separate', 'fused')
 # Norms that compute what fused_branches computes.
@@ -220,16 +221,17 @@ class MobileOneBlock(BaseModule):
         else:
             branches = list(self.branches())
             out = self._fused(x, branches) if self.training else None
-            if out is None:
-                # The last branch first: this way the gradients of x add up a tenth faster.
-                outs = (norm(x if conv is None else conv(x)) for conv, norm in reversed(branches))
-                out = next(outs)
-                for other in outs:
-                    out += other
+            if out is not None:
+                return out
+            # The last branch first: this way the gradients of x add up a tenth faster.
+            outs = (norm(x if conv is None else conv(x)) for conv, norm in reversed(branches))
+            out = next(outs)
+            for other in outs:
+                out += other
         return self.act(self.se(out))
 
     def _fused(self, x: Tensor, branches: list[tuple[nn.Conv2d | None, nn.Module]]) -> Tensor | None:
-        """What the branches sum to, from one convolution; updates the norms as they would.
+        """The output, from one convolution; updates the norms as the branches would.
 
         None where the norms do not take the batch's statistics, or it does not pay.
         """
@@ -243,8 +245,9 @@ class MobileOneBlock(BaseModule):
                 and (norm.eps, norm.momentum) == (first.eps, first.momentum) for norm in norms):
             return None
         synchronized = isinstance(first, nn.SyncBatchNorm) and dist.is_available() and dist.is_initialized()
+        relu = type(self.act) is nn.ReLU and isinstance(self.se, nn.Identity)
         of = Branches(self.kernel_size, self.stride, self.dilation, self.groups, self.num_convs,
-                      len(convs) < len(norms), first.eps,
+                      len(convs) < len(norms), first.eps, relu,
                       (first.process_group or dist.group.WORLD) if synchronized else None)
         if self.branch_mode == 'auto' and not pays(x, of):
             return None
@@ -263,7 +266,7 @@ class MobileOneBlock(BaseModule):
                 running = [norm.running_mean for norm in norms] + [norm.running_var for norm in norms]
                 torch._foreach_mul_(running, 1 - momentum)
                 torch._foreach_add_(running, [*mean.to(running[0]), *var.to(running[0])], alpha=momentum)
-        return out
+        return out if relu else self.act(self.se(out))
 
     @contextmanager
     def _running_statistics_kept(self):

@@ -10,8 +10,8 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from mmone import InputError
-from mmone.models import MobileOne, fused_branches
-from mmone.models.fused_branches import Covariance, DepthwiseCovariance, Direct
+from mmone.models import MobileOne, branch_statistics, fused_branches
+from mmone.models.branch_statistics import Covariance, DepthwiseCovariance, Direct
 from mmone.models.mobileone_block import MobileOneBlock
 
 # in, out, kernel, groups
@@ -59,9 +59,9 @@ def distances(found, expected):
 @pytest.fixture(params=['compiled', 'PyTorch alone'])
 def ways(request, monkeypatch):
     if request.param == 'compiled':
-        assert fused_branches._depthwise is not None, 'the compiled module was not built'
+        assert branch_statistics._ext is not None, 'the compiled module was not built'
     else:
-        monkeypatch.setattr(fused_branches, '_depthwise', None)
+        monkeypatch.setattr(branch_statistics, '_ext', None)
     return request.param
 
 
@@ -106,12 +106,44 @@ def test_large_matrices_equal_branches(moved):
     # Their products are taken as convolutions, and their positions in several parts.
     separate, fused = twins(MobileOneBlock(160, 144, 1, 4), moved)
     x = torch.rand(9, 160, 40, 40, dtype=torch.float64)
-    assert x.numel() > fused_branches.CHUNK and 160**2 > fused_branches.LARGE
+    assert x.numel() > branch_statistics.CHUNK and 160**2 > branch_statistics.LARGE
     assert max(distances(trained(fused, x), trained(separate, x)).values()) < EXACT
 
 
+@pytest.mark.parametrize('size', [(9, 12), (1, 1), (40, 33)], ids=str)
+@pytest.mark.parametrize('act', ['ReLU', 'Tanh', 'SE'])
+@pytest.mark.parametrize('shape', [(8, 8), (8, 12), (1, 1), (1, 3), (37, 37), (400, 24)], ids=str)
+def test_one_pass_equals_branches(shape, act, size, moved, monkeypatch):
+    calls = []
+    real = fused_branches.NormalizedConvolution.apply
+    monkeypatch.setattr(fused_branches.NormalizedConvolution, 'apply', lambda *args: calls.append(1) or real(*args))
+    torch.manual_seed(0)
+    separate, fused = twins(MobileOneBlock(*shape, 1, 1, se_cfg=dict() if act == 'SE' else None), moved)
+    if act != 'Tanh':
+        separate.act, fused.act = nn.ReLU(), nn.ReLU(inplace=True)
+    x = torch.randn(3, shape[0], *size, dtype=torch.float64).contiguous(memory_format=torch.channels_last) + 0.5
+    assert max(distances(trained(fused, x), trained(separate, x)).values()) < EXACT
+    assert calls
+    # Of an image nothing is asked, and what comes back from a mean is one value seen many times.
+    for block in (separate, fused):
+        block.zero_grad()
+        block(x).mean().backward()
+    for found, expected in zip(fused.parameters(), separate.parameters()):
+        torch.testing.assert_close(found.grad, expected.grad, rtol=1e-9, atol=1e-12)
+
+
+def test_the_same_numbers_each_time():
+    # Whatever thread is done first.
+    model = MobileOne('s1', channels_last=True, branch_mode='fused').train()
+    x = torch.randn(4, 3, 96, 96)
+    first, second = (trained(copy.deepcopy(model), x) for _ in range(2))
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+@pytest.mark.parametrize('memory_format', FORMATS)
 @pytest.mark.parametrize('arch', ['s0', 's1', 's2', 's3', 's4'])
-def test_networks_equal_branches(arch, ways):
+def test_networks_equal_branches(arch, memory_format, ways):
     torch.manual_seed(0)
     model = MobileOne(arch, branch_mode='separate')
     model.init_weights()
@@ -119,7 +151,7 @@ def test_networks_equal_branches(arch, ways):
     twin = MobileOne(arch, branch_mode='fused').double().train()
     assert model.state_dict().keys() == twin.state_dict().keys()
     twin.load_state_dict(model.state_dict())
-    x = torch.randn(4, 3, 97, 64, dtype=torch.float64)
+    x = torch.randn(4, 3, 97, 64, dtype=torch.float64).contiguous(memory_format=memory_format)
     assert max(distances(trained(twin, x), trained(model, x)).values()) < EXACT
 
 
@@ -146,7 +178,8 @@ def rounding(block, x, moved, run=lambda function: function()):
         distances(run(lambda: trained(fused, x)), exact).values())}
 
 
-BLOCKS = [(3, 24, 3, 1, 1, 2), (24, 24, 3, 24, 4, 1), (24, 24, 3, 24, 1, 2), (24, 24, 1, 1, 4, 1), (24, 40, 1, 1, 4, 1)]
+BLOCKS = [(3, 24, 3, 1, 1, 2), (24, 24, 3, 24, 4, 1), (24, 24, 3, 24, 1, 2), (24, 24, 1, 1, 4, 1), (24, 40, 1, 1, 4, 1),
+          (24, 24, 1, 1, 1, 1), (24, 40, 1, 1, 1, 1)]
 
 
 @pytest.mark.parametrize('mean', [0.5, 1000])
@@ -219,6 +252,7 @@ def _train(model, steps=3):
 
 OPTIONS = {
     'plain': {}, 'with_cp': dict(with_cp=True), 'frozen_stages': dict(frozen_stages=1),
+    'with_cp, channels_last': dict(with_cp=True, channels_last=True),
     'norm_eval': dict(norm_eval=True), 'channels_last': dict(channels_last=True),
     'cumulative average': dict(norm_cfg=dict(type='BN', momentum=None)),
     'frozen affine': dict(norm_cfg=dict(type='BN', requires_grad=False)),
@@ -323,9 +357,10 @@ def test_auto_takes_what_was_measured_to_be_faster(monkeypatch):
     monkeypatch.setattr('mmone.models.mobileone_block.fused_convolution',
                         lambda x, weights, *rest: calls.append(len(weights)) or real(x, weights, *rest))
 
-    def fuses(block, *size):
+    def fuses(block, *size, permuted=False):
         calls.clear()
-        block.train()(torch.randn(*size))
+        x = torch.randn(*size)
+        block.train()(x.permute(0, 3, 1, 2) if permuted else x)
         return bool(calls)
 
     assert fuses(MobileOneBlock(16, 16, 3, 4, groups=16), 4, 16, 28, 28)
@@ -333,24 +368,26 @@ def test_auto_takes_what_was_measured_to_be_faster(monkeypatch):
     assert fuses(MobileOneBlock(16, 16, 1, 4), 4, 16, 28, 28)
     assert not fuses(MobileOneBlock(16, 16, 3, 1, stride=2, groups=16), 4, 16, 64, 64)  # to be converted first
     assert not fuses(MobileOneBlock(16, 16, 1, 1), 4, 16, 28, 28)
+    assert fuses(MobileOneBlock(16, 16, 1, 1), 4, 64, 64, 16, permuted=True)
+    assert not fuses(MobileOneBlock(16, 16, 1, 1), 4, 28, 28, 16, permuted=True)
     assert not fuses(MobileOneBlock(64, 64, 1, 4), 2, 64, 2, 2)  # Σ costs more than what it saves
     assert not fuses(MobileOneBlock(3, 8, 3, 1, stride=2), 2, 3, 32, 32)
     assert fuses(MobileOneBlock(3, 8, 3, 1, stride=2), 5, 3, 256, 256)
-    monkeypatch.setattr(fused_branches, '_depthwise', None)
+    monkeypatch.setattr(branch_statistics, '_ext', None)
     assert not fuses(MobileOneBlock(16, 16, 3, 4, groups=16), 4, 16, 28, 28)
     assert fuses(MobileOneBlock(16, 16, 3, 4, groups=16), 16, 16, 28, 28)
-    of = fused_branches.Branches(3, 1, 1, 16, 4, True, 1e-5)
+    of = branch_statistics.Branches(3, 1, 1, 16, 4, True, 1e-5)
     assert not fused_branches.pays(torch.empty(64, 16, 56, 56, device='meta'), of)  # not measured there
 
 
 def test_ways(monkeypatch):
     x = torch.empty(1, 8, 4, 4)
-    of = fused_branches.Branches(3, 1, 1, 8, 2, True, 1e-5)
-    assert fused_branches.way_of(x, of) is DepthwiseCovariance
-    assert fused_branches.way_of(x, of._replace(groups=1)) is Covariance
-    assert fused_branches.way_of(x, of._replace(kernel_size=5)) is Direct
-    monkeypatch.setattr(fused_branches, '_depthwise', None)
-    assert fused_branches.way_of(x, of) is Direct
+    of = branch_statistics.Branches(3, 1, 1, 8, 2, True, 1e-5)
+    assert branch_statistics.way_of(x, of) is DepthwiseCovariance
+    assert branch_statistics.way_of(x, of._replace(groups=1)) is Covariance
+    assert branch_statistics.way_of(x, of._replace(kernel_size=5)) is Direct
+    monkeypatch.setattr(branch_statistics, '_ext', None)
+    assert branch_statistics.way_of(x, of) is Direct
 
 
 def test_unknown_modes_and_groups_that_do_not_fuse_are_named():
@@ -369,12 +406,13 @@ def _block(mode, norm='BN'):
     block = nn.Sequential(
         MobileOneBlock(3, 8, 3, 1, stride=2, norm_cfg=dict(type=norm), branch_mode=mode),
         MobileOneBlock(8, 8, 3, 3, groups=8, norm_cfg=dict(type=norm), branch_mode=mode),
-        MobileOneBlock(8, 8, 1, 3, norm_cfg=dict(type=norm), branch_mode=mode)).double().train()
+        MobileOneBlock(8, 8, 1, 3, norm_cfg=dict(type=norm), branch_mode=mode),
+        MobileOneBlock(8, 8, 1, 1, norm_cfg=dict(type=norm), branch_mode=mode)).double().train()
     for parameter in block.parameters():
         nn.init.normal_(parameter, std=0.5)
-    for module in block:
+    for module in block[:-1]:
         module.act = nn.Tanh()
-    return block
+    return block.to(memory_format=torch.channels_last)
 
 
 IMAGES = [2, 3]  # of each process
@@ -402,7 +440,7 @@ def _process(rank, folder):
 def test_several_processes(tmp_path):
     # Synchronized: BatchNorm over all of the batch. nn.SyncBatchNorm is defined by it, and runs on GPUs only.
     torch.manual_seed(1)
-    x = torch.randn(sum(IMAGES), 3, 12, 12, dtype=torch.float64)
+    x = torch.randn(sum(IMAGES), 3, 12, 12, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
     factors = torch.randn(sum(IMAGES), 8, 6, 6, dtype=torch.float64)
     torch.save(x, tmp_path / 'x.pth')
     torch.save(factors, tmp_path / 'factors.pth')
