@@ -19,6 +19,7 @@ static inline __attribute__((always_inline)) void NAME(fill)(
     const int inside = row >= 0 && row < s.height;
     for (ptrdiff_t w = 0; w < padding; w++) to[w] = to[padding + s.width + w] = -shift;
     to += padding;
+    /* Positions lie all channels apart: too far for the machine to guess the next row. */
     if (row + 1 >= 0 && row + 1 < s.height)
         for (ptrdiff_t w = 0; w < s.width; w++)
             __builtin_prefetch(x + ((row + 1) * s.width + w) * s.channels, 0, 2);
@@ -235,18 +236,17 @@ static int NAME(statistics)(const REAL *x, const REAL *kernels, int branches, in
  * constant, and for every row and column within reach a factor of what `rows` has there. */
 static inline __attribute__((always_inline)) void NAME(add_values)(
     const VECTOR *const *rows, const VECTOR *kernel, REAL *grad, Shape s, Reach down, Reach right, ptrdiff_t column,
-    int step, int count, int lanes, ptrdiff_t dilation)
+    ptrdiff_t step, ptrdiff_t dilation, int count)
 {
     VECTOR sum[UNROLL];
-    for (int i = 0; i < count; i++) sum[i] = NAME(load)(grad + (column + i * step) * s.channels, lanes) + kernel[25];
+    for (int i = 0; i < count; i++) sum[i] = NAME(load)(grad + (column + i * step) * s.channels, LANES) + kernel[25];
     for (int y = down.first; y <= down.last; y++) {
         const VECTOR *at = rows[y + 2] + column, *factors = kernel + (y + 2) * 5;
 #pragma GCC unroll 5
         for (int x = right.first + 2; x <= right.last + 2; x++)
             for (int i = 0; i < count; i++) sum[i] += factors[x] * at[i * step + x * dilation];
     }
-    for (int i = 0; i < count; i++)
-        memcpy(grad + (column + i * step) * s.channels, &sum[i], lanes * sizeof(REAL));
+    for (int i = 0; i < count; i++) memcpy(grad + (column + i * step) * s.channels, &sum[i], sizeof sum[i]);
 }
 
 /* The same of any columns, each with its own kernel. */
@@ -257,43 +257,46 @@ static inline __attribute__((always_inline)) void NAME(add_others)(
     VECTOR sum[OTHERS];
     for (int i = 0; i < count; i++) sum[i] = NAME(load)(grad + columns[i] * s.channels, lanes) + kernels[i][25];
     for (int y = down.first; y <= down.last; y++)
-        for (int x = -2; x <= 2; x++)
+        for (int x = 0; x < 5; x++)
             for (int i = 0; i < count; i++)
-                sum[i] += kernels[i][(y + 2) * 5 + x + 2] * rows[y + 2][columns[i] + (x + 2) * s.dilation];
+                sum[i] += kernels[i][(y + 2) * 5 + x] * rows[y + 2][columns[i] + x * s.dilation];
     for (int i = 0; i < count; i++) memcpy(grad + columns[i] * s.channels, &sum[i], lanes * sizeof(REAL));
 }
 
 /* One row of the gradient. */
 static inline __attribute__((always_inline)) void NAME(add_row)(
-    const VECTOR *const *rows, const VECTOR *kernels, REAL *grad, Shape s, Reach down, const Parts *columns, int lanes)
+    const VECTOR *const *rows, const VECTOR *kernels, REAL *grad, Shape s, Reach down, const Parts *columns, int lanes,
+    int whole)
 {
+    const Reach all = {-2, 2};
     const VECTOR *kernels_of[OTHERS];
     int32_t others[OTHERS];
     int count = 0;
     for (int part = 0; part < columns->count; part++, kernels += 26) {
+        if (!columns->taps[part]) continue; /* no output sees them */
         const Reach right = reach_of(columns->taps[part]);
         const int32_t *at = columns->order + columns->starts[part], *end = columns->order + columns->starts[part + 1];
-        while (at < end && columns->taps[part]) {
+        const int inner = s.stride == 1 && s.dilation == 1 && columns->taps[part] == 7;
+        while (at < end) {
             /* Those of a part are at least a stride apart. */
             const int many = end - at >= UNROLL && at[UNROLL - 1] - at[0] == (UNROLL - 1) * s.stride;
             const int some = end - at >= UNROLL / 2 && at[UNROLL / 2 - 1] - at[0] == (UNROLL / 2 - 1) * s.stride;
-            if (many && s.stride == 1 && s.dilation == 1 && right.first == -2 && right.last == 2) NAME(add_values)(rows, kernels, grad, s, down, (Reach){-2, 2}, *at, 1, UNROLL, lanes, 1);
-            else if (many && s.stride == 1) NAME(add_values)(rows, kernels, grad, s, down, right, *at, 1, UNROLL, lanes, s.dilation);
-            else if (many && s.stride == 2)
-                NAME(add_values)(rows, kernels, grad, s, down, right, *at, 2, UNROLL, lanes, s.dilation);
-            else if (some && s.stride == 1)
-                NAME(add_values)(rows, kernels, grad, s, down, right, *at, 1, UNROLL / 2, lanes, s.dilation);
-            else if (some && s.stride == 2)
-                NAME(add_values)(rows, kernels, grad, s, down, right, *at, 2, UNROLL / 2, lanes, s.dilation);
-            else {
+            if (whole && inner && many) {
+                NAME(add_values)(rows, kernels, grad, s, down, all, *at, 1, 1, UNROLL);
+                at += UNROLL;
+            } else if (whole && inner && some) {
+                NAME(add_values)(rows, kernels, grad, s, down, all, *at, 1, 1, UNROLL / 2);
+                at += UNROLL / 2;
+            } else if (whole && some) {
+                NAME(add_values)(rows, kernels, grad, s, down, right, *at, s.stride, s.dilation, UNROLL / 2);
+                at += UNROLL / 2;
+            } else {
                 kernels_of[count] = kernels, others[count++] = *at++;
                 if (count == OTHERS) {
                     NAME(add_others)(rows, kernels_of, grad, s, down, others, OTHERS, lanes);
                     count = 0;
                 }
-                continue;
             }
-            at += many ? UNROLL : UNROLL / 2;
         }
     }
     for (int i = 0; i < count; i++) NAME(add_others)(rows, kernels_of + i, grad, s, down, others + i, 1, lanes);
@@ -317,8 +320,8 @@ CLONES static void NAME(add_rows)(const REAL *restrict x, const VECTOR *restrict
             for (ptrdiff_t w = 0; w < s.width; w++)
                 __builtin_prefetch(grad + ((h + 1) * s.width + w) * s.channels, 1, 2);
         for (int row = 0; row < 5; row++) seen[row] = lines + (h + row * s.dilation) % ring * width;
-        if (lanes == LANES) NAME(add_row)(seen, kernel, grad + h * s.width * s.channels, s, down, columns, LANES);
-        else NAME(add_row)(seen, kernel, grad + h * s.width * s.channels, s, down, columns, lanes);
+        if (lanes == LANES) NAME(add_row)(seen, kernel, grad + h * s.width * s.channels, s, down, columns, LANES, 1);
+        else NAME(add_row)(seen, kernel, grad + h * s.width * s.channels, s, down, columns, lanes, 0);
     }
 }
 

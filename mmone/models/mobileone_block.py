@@ -264,8 +264,7 @@ class MobileOneBlock(BaseModule):
                     momentum = 1 / float(first.num_batches_tracked)
             if momentum:
                 running = [norm.running_mean for norm in norms] + [norm.running_var for norm in norms]
-                torch._foreach_mul_(running, 1 - momentum)
-                torch._foreach_add_(running, [*mean.to(running[0]), *var.to(running[0])], alpha=momentum)
+                torch._foreach_lerp_(running, [*mean.to(running[0]), *var.to(running[0])], momentum)
         return out if relu else self.act(self.se(out))
 
     @contextmanager
