@@ -30,13 +30,12 @@ static inline __attribute__((always_inline)) void NAME(fill)(
         for (ptrdiff_t w = 0; w < s.width; w++) to[w] = -shift;
 }
 
-/* Adds the products of the taps of row `a` with those of row `b`, of outputs `from` to `to`. Of a row with
- * itself, three would be there twice, and are the sums of the single taps instead. */
+/* Adds the products of the taps of row `a` with those of row `b`, over a row of outputs. Of a row with itself, three would be there twice, and are the sums of the single taps instead. */
 static inline __attribute__((always_inline)) void NAME(multiply)(
-    VECTOR *restrict total, const VECTOR *a, const VECTOR *b, ptrdiff_t from, ptrdiff_t to, Shape s, int same)
+    VECTOR *restrict total, const VECTOR *a, const VECTOR *b, Shape s, int same)
 {
     VECTOR sum[9] = {0};
-    for (ptrdiff_t column = from; column < to; column++) {
+    for (ptrdiff_t column = 0; column < s.out_width; column++) {
         const VECTOR *at = a + column * s.stride, *bt = b + column * s.stride;
         VECTOR a0 = at[0], a1 = at[s.dilation], a2 = at[2 * s.dilation];
         VECTOR b0 = bt[0], b1 = bt[s.dilation], b2 = bt[2 * s.dilation];
@@ -122,8 +121,8 @@ CLONES static void NAME(sum_lanes)(const REAL *restrict x, const REAL *restrict 
                 for (int a = 0, pair = 0; a < 3; a++)
                     for (int b = a; b < 3; b++, pair++) {
                         const VECTOR *row_a = rows + a * width, *row_b = rows + b * width;
-                        if (a == b) NAME(multiply)(total + 9 * pair, row_a, row_b, 0, s.out_width, s, 1);
-                        else NAME(multiply)(total + 9 * pair, row_a, row_b, 0, s.out_width, s, 0);
+                        if (a == b) NAME(multiply)(total + 9 * pair, row_a, row_b, s, 1);
+                        else NAME(multiply)(total + 9 * pair, row_a, row_b, s, 0);
                     }
             }
             pending += s.out_width;
