@@ -30,7 +30,8 @@ static inline __attribute__((always_inline)) void NAME(fill)(
         for (ptrdiff_t w = 0; w < s.width; w++) to[w] = -shift;
 }
 
-/* Adds the products of the taps of row `a` with those of row `b`, over a row of outputs. Of a row with itself, three would be there twice, and are the sums of the single taps instead. */
+/* Adds the products of the taps of row `a` with those of row `b`, over a row of outputs. Of a row with itself,
+ * three would be there twice, and are the sums of the single taps instead. */
 static inline __attribute__((always_inline)) void NAME(multiply)(
     VECTOR *restrict total, const VECTOR *a, const VECTOR *b, Shape s, int same)
 {

@@ -71,6 +71,14 @@ static inline Reach reach_of(int taps)
     return reach;
 }
 
+/* BatchNorms of y and, unless it is NULL, x, both (rows, channels) in memory, summed. Means and scales are those
+ * of y, then those of x; the bias is the sum's. */
+typedef struct {
+    const void *y, *x, *mean, *scale, *bias;
+    ptrdiff_t rows, channels;
+    int relu;
+} Sum;
+
 #define REAL float
 #define NAME(name) name##_float
 #include "depthwise.h"
@@ -83,7 +91,8 @@ static inline Reach reach_of(int taps)
 #include "norm.h"
 
 /* Addresses come as integers, Tensor.data_ptr(); the shape as images, channels, height, width, stride
- * and dilation; parts as their number and the addresses of their arrays. */
+ * and dilation; parts as their number and the addresses of their arrays; a sum as rows, channels, the
+ * addresses of y, x, means, scales and bias, and whether a ReLU follows. */
 #define POINTER(address) ((void *)(uintptr_t)(address))
 #define CALL(name, ...) (is_double ? name##_double(__VA_ARGS__) : name##_float(__VA_ARGS__))
 
@@ -104,6 +113,16 @@ static int to_parts(PyObject *given, void *to)
     if (!PyArg_ParseTuple(given, "iKKKK", &parts->count, &taps, &part, &order, &starts)) return 0;
     parts->taps = POINTER(taps), parts->part = POINTER(part);
     parts->order = POINTER(order), parts->starts = POINTER(starts);
+    return 1;
+}
+
+static int to_sum(PyObject *given, void *to)
+{
+    Sum *s = to;
+    unsigned long long y, x, mean, scale, bias;
+    if (!PyArg_ParseTuple(given, "nnKKKKKp", &s->rows, &s->channels, &y, &x, &mean, &scale, &bias, &s->relu)) return 0;
+    s->y = POINTER(y), s->x = POINTER(x);
+    s->mean = POINTER(mean), s->scale = POINTER(scale), s->bias = POINTER(bias);
     return 1;
 }
 
@@ -154,28 +173,24 @@ static PyObject *norm_moments(PyObject *self, PyObject *args)
 
 static PyObject *norm_sum(PyObject *self, PyObject *args)
 {
-    int is_double, relu;
-    Py_ssize_t rows, channels;
-    unsigned long long y, x, mean, scale, bias, out;
-    if (!PyArg_ParseTuple(args, "pnnKKKKKpK", &is_double, &rows, &channels, &y, &x, &mean, &scale, &bias, &relu,
-                          &out)) return NULL;
+    int is_double;
+    unsigned long long out;
+    Sum s;
+    if (!PyArg_ParseTuple(args, "pO&K", &is_double, to_sum, &s, &out)) return NULL;
     Py_BEGIN_ALLOW_THREADS
-    CALL(normalize, POINTER(y), POINTER(x), rows, channels, POINTER(mean), POINTER(scale), POINTER(bias), relu,
-         POINTER(out));
+    CALL(normalize, s, POINTER(out));
     Py_END_ALLOW_THREADS
     Py_RETURN_NONE;
 }
 
 static PyObject *norm_gradient_sums(PyObject *self, PyObject *args)
 {
-    int is_double, relu, failed;
-    Py_ssize_t rows, channels;
-    unsigned long long grad, y, x, mean, scale, bias, sums;
-    if (!PyArg_ParseTuple(args, "pnnKKKKKpKK", &is_double, &rows, &channels, &y, &x, &mean, &scale, &bias, &relu,
-                          &grad, &sums)) return NULL;
+    int is_double, failed;
+    unsigned long long grad, sums;
+    Sum s;
+    if (!PyArg_ParseTuple(args, "pO&KK", &is_double, to_sum, &s, &grad, &sums)) return NULL;
     Py_BEGIN_ALLOW_THREADS
-    failed = CALL(gradient_sums, POINTER(grad), POINTER(y), POINTER(x), rows, channels, POINTER(mean), POINTER(scale),
-                  POINTER(bias), relu, POINTER(sums));
+    failed = CALL(gradient_sums, s, POINTER(grad), POINTER(sums));
     Py_END_ALLOW_THREADS
     if (failed) return PyErr_NoMemory();
     Py_RETURN_NONE;
@@ -183,14 +198,12 @@ static PyObject *norm_gradient_sums(PyObject *self, PyObject *args)
 
 static PyObject *norm_gradient(PyObject *self, PyObject *args)
 {
-    int is_double, relu, of_x;
-    Py_ssize_t rows, channels;
-    unsigned long long grad, y, x, mean, scale, bias, slope, offset, out;
-    if (!PyArg_ParseTuple(args, "pnnKKKKKpKKKpK", &is_double, &rows, &channels, &y, &x, &mean, &scale, &bias, &relu,
-                          &grad, &slope, &offset, &of_x, &out)) return NULL;
+    int is_double, of_x;
+    unsigned long long grad, slope, offset, out;
+    Sum s;
+    if (!PyArg_ParseTuple(args, "pO&KKKpK", &is_double, to_sum, &s, &grad, &slope, &offset, &of_x, &out)) return NULL;
     Py_BEGIN_ALLOW_THREADS
-    CALL(gradient, POINTER(grad), POINTER(y), POINTER(x), rows, channels, POINTER(mean), POINTER(scale),
-         POINTER(bias), relu, POINTER(slope), POINTER(offset), of_x, POINTER(out));
+    CALL(gradient, s, POINTER(grad), POINTER(slope), POINTER(offset), of_x, POINTER(out));
     Py_END_ALLOW_THREADS
     Py_RETURN_NONE;
 }

@@ -1,8 +1,5 @@
 /* BatchNorms of a convolution's output y and, where there is a skip branch, of its input x, for one type
- * REAL; their sum and the ReLU after it in one pass.
- *
- * y and x are (rows, channels) in memory. Without a skip branch x is NULL. Means, scales and the like
- * are those of y, then those of x. */
+ * REAL; their sum and the ReLU after it in one pass. See Sum in ext.c. */
 
 /* How many rows are worked on at a time: what caches hold, and not too many terms for one sum. */
 static ptrdiff_t NAME(chunk_rows)(ptrdiff_t channels)
@@ -71,137 +68,116 @@ static int NAME(moments)(const REAL *x, ptrdiff_t rows, ptrdiff_t channels, REAL
     return failed;
 }
 
-/* One value of what the ReLU sees. */
-static inline __attribute__((always_inline)) REAL NAME(normalized)(
-    REAL y, REAL x, const REAL *restrict mean, const REAL *restrict scale, const REAL *restrict bias, ptrdiff_t c,
-    ptrdiff_t channels, int skip)
+/* What of a sum `count` rows at most are, from `row` to `end`. */
+static Sum NAME(rows_of)(Sum s, ptrdiff_t row, ptrdiff_t end, ptrdiff_t count)
 {
-    REAL value = (y - mean[c]) * scale[c] + bias[c];
-    return skip ? value + (x - mean[channels + c]) * scale[channels + c] : value;
+    s.y = (const REAL *)s.y + row * s.channels;
+    if (s.x) s.x = (const REAL *)s.x + row * s.channels;
+    s.rows = end - row < count ? end - row : count;
+    return s;
 }
 
-static inline __attribute__((always_inline)) void NAME(normalize_rows)(
-    const REAL *restrict y, const REAL *restrict x, ptrdiff_t rows, ptrdiff_t channels, const REAL *restrict mean,
-    const REAL *restrict scale, const REAL *restrict bias, REAL *restrict out, int relu, int skip)
-{
-    for (ptrdiff_t i = 0; i < rows * channels; i += channels)
-#pragma omp simd
-        for (ptrdiff_t c = 0; c < channels; c++) {
-            REAL value = NAME(normalized)(y[i + c], skip ? x[i + c] : 0, mean, scale, bias, c, channels, skip);
-            out[i + c] = relu && value <= 0 ? 0 : value;
+/* For every value: `value`, what the ReLU sees, of `own` in y and `other` in x; and what is done with it. */
+#define EACH_VALUE(s, skip, ...)                                                                                   \
+    const REAL *restrict y = s.y, *restrict x = s.x, *restrict mean = s.mean, *restrict scale = s.scale;           \
+    const REAL *restrict bias = s.bias;                                                                            \
+    const ptrdiff_t channels = s.channels;                                                                         \
+    for (ptrdiff_t i = 0; i < s.rows * channels; i += channels)                                                    \
+        _Pragma("omp simd")                                                                                        \
+        for (ptrdiff_t c = 0; c < channels; c++) {                                                                 \
+            const REAL own = y[i + c] - mean[c], other = skip ? x[i + c] - mean[channels + c] : 0;                 \
+            const REAL value = own * scale[c] + bias[c] + (skip ? other * scale[channels + c] : 0);                \
+            __VA_ARGS__                                                                                            \
         }
+
+static inline __attribute__((always_inline)) void NAME(normalize_rows)(Sum s, REAL *restrict out, int skip)
+{
+    EACH_VALUE(s, skip, out[i + c] = s.relu && value <= 0 ? 0 : value;)
 }
 
-CLONES static void NAME(normalize_chunk)(const REAL *y, const REAL *x, ptrdiff_t rows, ptrdiff_t channels,
-                                         const REAL *mean, const REAL *scale, const REAL *bias, int relu, REAL *out)
+CLONES static void NAME(normalize_chunk)(Sum s, REAL *out)
 {
-    if (x) NAME(normalize_rows)(y, x, rows, channels, mean, scale, bias, out, relu, 1);
-    else NAME(normalize_rows)(y, x, rows, channels, mean, scale, bias, out, relu, 0);
+    if (s.x) NAME(normalize_rows)(s, out, 1);
+    else NAME(normalize_rows)(s, out, 0);
 }
 
-static void NAME(normalize)(const REAL *y, const REAL *x, ptrdiff_t rows, ptrdiff_t channels, const REAL *mean,
-                            const REAL *scale, const REAL *bias, int relu, REAL *out)
+static void NAME(normalize)(Sum s, REAL *out)
 {
-    const ptrdiff_t chunk = NAME(chunk_rows)(channels);
+    const ptrdiff_t chunk = NAME(chunk_rows)(s.channels);
 #pragma omp parallel for
-    for (ptrdiff_t row = 0; row < rows; row += chunk)
-        NAME(normalize_chunk)(y + row * channels, x ? x + row * channels : NULL, rows - row < chunk ? rows - row : chunk,
-                              channels, mean, scale, bias, relu, out + row * channels);
+    for (ptrdiff_t row = 0; row < s.rows; row += chunk)
+        NAME(normalize_chunk)(NAME(rows_of)(s, row, s.rows, chunk), out + row * s.channels);
 }
 
 /* Of the gradient of what the ReLU sees: its sum, and those of its products with centred y and x. */
-static inline __attribute__((always_inline)) void NAME(sum_rows)(
-    const REAL *restrict grad, const REAL *restrict y, const REAL *restrict x, ptrdiff_t rows, ptrdiff_t channels,
-    const REAL *restrict mean, const REAL *restrict scale, const REAL *restrict bias, REAL *restrict sums, int relu,
-    int skip)
+static inline __attribute__((always_inline)) void NAME(sum_rows)(Sum s, const REAL *restrict grad, REAL *restrict sums,
+                                                                 int skip)
 {
-    for (ptrdiff_t i = 0; i < rows * channels; i += channels)
-#pragma omp simd
-        for (ptrdiff_t c = 0; c < channels; c++) {
-            REAL other = skip ? x[i + c] : 0;
-            REAL value = NAME(normalized)(y[i + c], other, mean, scale, bias, c, channels, skip);
-            REAL own = grad[i + c];
-            own = relu && value <= 0 ? 0 : own;
-            sums[c] += own;
-            sums[channels + c] += own * (y[i + c] - mean[c]);
-            if (skip) sums[2 * channels + c] += own * (other - mean[channels + c]);
-        }
+    EACH_VALUE(s, skip,
+        REAL seen = grad[i + c];
+        seen = s.relu && value <= 0 ? 0 : seen;
+        sums[c] += seen;
+        sums[channels + c] += seen * own;
+        if (skip) sums[2 * channels + c] += seen * other;)
 }
 
-CLONES static void NAME(sum_chunk)(const REAL *grad, const REAL *y, const REAL *x, ptrdiff_t rows, ptrdiff_t channels,
-                                   const REAL *mean, const REAL *scale, const REAL *bias, int relu, REAL *own,
-                                   double *restrict sums)
+CLONES static void NAME(sum_chunk)(Sum s, const REAL *grad, REAL *restrict room, double *restrict sums)
 {
-    memset(own, 0, 3 * channels * sizeof(REAL));
-    if (x) NAME(sum_rows)(grad, y, x, rows, channels, mean, scale, bias, own, relu, 1);
-    else NAME(sum_rows)(grad, y, x, rows, channels, mean, scale, bias, own, relu, 0);
-    for (ptrdiff_t c = 0; c < 3 * channels; c++) sums[c] += own[c];
+    memset(room, 0, 3 * s.channels * sizeof(REAL));
+    if (s.x) NAME(sum_rows)(s, grad, room, 1);
+    else NAME(sum_rows)(s, grad, room, 0);
+    for (ptrdiff_t c = 0; c < 3 * s.channels; c++) sums[c] += room[c];
 }
 
-static int NAME(gradient_sums)(const REAL *grad, const REAL *y, const REAL *x, ptrdiff_t rows, ptrdiff_t channels,
-                               const REAL *mean, const REAL *scale, const REAL *bias, int relu, REAL *sums)
+static int NAME(gradient_sums)(Sum s, const REAL *grad, REAL *sums)
 {
-    const ptrdiff_t tasks = MAX_THREADS, chunk = NAME(chunk_rows)(channels);
-    double *parts = calloc(3 * tasks * channels, sizeof *parts);
+    const ptrdiff_t tasks = MAX_THREADS, chunk = NAME(chunk_rows)(s.channels), size = 3 * s.channels;
+    double *parts = calloc(tasks * size, sizeof *parts);
     int failed = !parts;
     if (failed) return failed;
 #pragma omp parallel for
     for (ptrdiff_t task = 0; task < tasks; task++) {
-        const ptrdiff_t end = rows * (task + 1) / tasks;
-        REAL *own = malloc(3 * channels * sizeof(REAL));
-        if (!own) failed = 1;
-        for (ptrdiff_t row = rows * task / tasks; own && row < end; row += chunk)
-            NAME(sum_chunk)(grad + row * channels, y + row * channels, x ? x + row * channels : NULL,
-                            end - row < chunk ? end - row : chunk, channels, mean, scale, bias, relu, own,
-                            parts + 3 * task * channels);
-        free(own);
+        const ptrdiff_t end = s.rows * (task + 1) / tasks;
+        REAL *room = malloc(size * sizeof(REAL));
+        if (!room) failed = 1;
+        for (ptrdiff_t row = s.rows * task / tasks; room && row < end; row += chunk)
+            NAME(sum_chunk)(NAME(rows_of)(s, row, end, chunk), grad + row * s.channels, room, parts + task * size);
+        free(room);
     }
     for (ptrdiff_t task = 1; task < tasks; task++)
-        for (ptrdiff_t c = 0; c < 3 * channels; c++) parts[c] += parts[3 * task * channels + c];
-    for (ptrdiff_t c = 0; c < (x ? 3 : 2) * channels; c++) sums[c] = parts[c];
+        for (ptrdiff_t c = 0; c < size; c++) parts[c] += parts[task * size + c];
+    for (ptrdiff_t c = 0; c < (s.x ? 3 : 2) * s.channels; c++) sums[c] = parts[c];
     free(parts);
     return failed;
 }
 
 /* The gradient of y, or what comes to x by the skip branch: grad scale + (value - mean) slope + offset. */
 static inline __attribute__((always_inline)) void NAME(gradient_rows)(
-    const REAL *restrict grad, const REAL *restrict y, const REAL *restrict x, ptrdiff_t rows, ptrdiff_t channels,
-    const REAL *restrict mean, const REAL *restrict scale, const REAL *restrict bias, const REAL *restrict slope,
-    const REAL *restrict offset, REAL *restrict out, int relu, int skip, int of_x)
+    Sum s, const REAL *restrict grad, const REAL *restrict slope, const REAL *restrict offset, REAL *restrict out,
+    int skip, int of_x)
 {
-    const ptrdiff_t at = of_x ? channels : 0;
-    for (ptrdiff_t i = 0; i < rows * channels; i += channels)
-#pragma omp simd
-        for (ptrdiff_t c = 0; c < channels; c++) {
-            REAL other = skip ? x[i + c] : 0;
-            REAL value = NAME(normalized)(y[i + c], other, mean, scale, bias, c, channels, skip);
-            REAL own = grad[i + c];
-            own = relu && value <= 0 ? 0 : own;
-            REAL found = own * scale[at + c] + ((of_x ? other : y[i + c]) - mean[at + c]) * slope[at + c] + offset[at + c];
-            out[i + c] = of_x ? out[i + c] + found : found;
-        }
+    const ptrdiff_t at = of_x ? s.channels : 0;
+    EACH_VALUE(s, skip,
+        REAL seen = grad[i + c];
+        seen = s.relu && value <= 0 ? 0 : seen;
+        const REAL found = seen * scale[at + c] + (of_x ? other : own) * slope[at + c] + offset[at + c];
+        out[i + c] = of_x ? out[i + c] + found : found;)
 }
 
-CLONES static void NAME(gradient_chunk)(const REAL *grad, const REAL *y, const REAL *x, ptrdiff_t rows,
-                                        ptrdiff_t channels, const REAL *mean, const REAL *scale, const REAL *bias,
-                                        int relu, const REAL *slope, const REAL *offset, int of_x, REAL *out)
+CLONES static void NAME(gradient_chunk)(Sum s, const REAL *grad, const REAL *slope, const REAL *offset, int of_x,
+                                        REAL *out)
 {
-    if (of_x)
-        NAME(gradient_rows)(grad, y, x, rows, channels, mean, scale, bias, slope, offset, out, relu, 1, 1);
-    else if (x)
-        NAME(gradient_rows)(grad, y, x, rows, channels, mean, scale, bias, slope, offset, out, relu, 1, 0);
-    else
-        NAME(gradient_rows)(grad, y, x, rows, channels, mean, scale, bias, slope, offset, out, relu, 0, 0);
+    if (of_x) NAME(gradient_rows)(s, grad, slope, offset, out, 1, 1);
+    else if (s.x) NAME(gradient_rows)(s, grad, slope, offset, out, 1, 0);
+    else NAME(gradient_rows)(s, grad, slope, offset, out, 0, 0);
 }
 
-static void NAME(gradient)(const REAL *grad, const REAL *y, const REAL *x, ptrdiff_t rows, ptrdiff_t channels,
-                           const REAL *mean, const REAL *scale, const REAL *bias, int relu, const REAL *slope,
-                           const REAL *offset, int of_x, REAL *out)
+static void NAME(gradient)(Sum s, const REAL *grad, const REAL *slope, const REAL *offset, int of_x, REAL *out)
 {
-    const ptrdiff_t chunk = NAME(chunk_rows)(channels);
+    const ptrdiff_t chunk = NAME(chunk_rows)(s.channels);
 #pragma omp parallel for
-    for (ptrdiff_t row = 0; row < rows; row += chunk)
-        NAME(gradient_chunk)(grad + row * channels, y + row * channels, x ? x + row * channels : NULL,
-                             rows - row < chunk ? rows - row : chunk, channels, mean, scale, bias, relu, slope, offset,
-                             of_x, out + row * channels);
+    for (ptrdiff_t row = 0; row < s.rows; row += chunk)
+        NAME(gradient_chunk)(NAME(rows_of)(s, row, s.rows, chunk), grad + row * s.channels, slope, offset, of_x,
+                             out + row * s.channels);
 }
+#undef EACH_VALUE

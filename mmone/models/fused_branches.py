@@ -136,22 +136,20 @@ class NormalizedConvolution(Function):
     def forward(ctx, x, of, weight, *norms):
         y = _channels_last(F.conv2d(x, weight))
         branches = [y, x] if of.skip else [y]
-        mean, var = x.new_empty(2, len(branches), len(weight))
-        # What every function of the module begins with.
-        size = x.dtype == torch.float64, of.positions(x), len(weight)
-        for own, own_mean, own_var in zip(branches, mean, var):
-            _ext.norm_moments(*size, own.data_ptr(), own_mean.data_ptr(), own_var.data_ptr())
         count = of.positions(x)
+        mean, var = x.new_empty(2, len(branches), len(weight))
+        for own, own_mean, own_var in zip(branches, mean, var):
+            _ext.norm_moments(x.dtype == torch.float64, count, len(weight), own.data_ptr(), own_mean.data_ptr(),
+                              own_var.data_ptr())
         if of.process_group is not None:
             mean, var, count = _synchronize(mean, var, count, of.process_group)
         invstd = (var + of.eps).rsqrt()
         gamma, beta = torch.stack(norms).to(x.dtype).chunk(2)
         scale, bias = gamma * invstd, beta.sum(0)
         out = torch.empty_like(y)
-        _ext.norm_sum(*size, y.data_ptr(), x.data_ptr() if of.skip else 0, mean.data_ptr(), scale.data_ptr(),
-                      bias.data_ptr(), of.relu, out.data_ptr())
+        _ext.norm_sum(*_sum(x, y, mean, scale, bias, of), out.data_ptr())
         ctx.save_for_backward(x, y, weight, mean, invstd, scale, bias)
-        ctx.of, ctx.size, ctx.count = of, size, count
+        ctx.of, ctx.count = of, count
         var = var * (count / (count - 1))
         ctx.mark_non_differentiable(mean, var)
         return out, mean, var
@@ -161,8 +159,7 @@ class NormalizedConvolution(Function):
     def backward(ctx, grad_out, *_):
         x, y, weight, mean, invstd, scale, bias = ctx.saved_tensors
         of, grad_out = ctx.of, _channels_last(grad_out)
-        given = (*ctx.size, y.data_ptr(), x.data_ptr() if of.skip else 0, mean.data_ptr(), scale.data_ptr(),
-                 bias.data_ptr(), of.relu, grad_out.data_ptr())
+        given = *_sum(x, y, mean, scale, bias, of), grad_out.data_ptr()
         # Over all positions, of the gradient after the ReLU, and of it times each centred branch.
         sums = x.new_empty(1 + len(mean), len(weight))
         _ext.norm_gradient_sums(*given, sums.data_ptr())
@@ -179,6 +176,13 @@ class NormalizedConvolution(Function):
             grad_x = _channels_last(grad_x)
             _ext.norm_gradient(*given, slope.data_ptr(), offset.data_ptr(), True, grad_x.data_ptr())
         return grad_x, None, grad_weight, *grad_gamma, *grad_beta
+
+
+def _sum(x: Tensor, y: Tensor, mean: Tensor, scale: Tensor, bias: Tensor, of: Branches) -> tuple[bool, tuple]:
+    """What the compiled functions begin with."""
+    return x.dtype == torch.float64, (
+        of.positions(x), y.shape[1], y.data_ptr(), x.data_ptr() if of.skip else 0, mean.data_ptr(),
+        scale.data_ptr(), bias.data_ptr(), of.relu)
 
 
 def _channels_last(x: Tensor) -> Tensor:

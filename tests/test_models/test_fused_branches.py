@@ -136,7 +136,12 @@ def test_the_same_numbers_each_time():
     # Whatever thread is done first.
     model = MobileOne('s1', channels_last=True, branch_mode='fused').train()
     x = torch.randn(4, 3, 96, 96)
-    first, second = (trained(copy.deepcopy(model), x) for _ in range(2))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        first, second = (trained(copy.deepcopy(model), x) for _ in range(2))
+    finally:
+        torch.set_num_threads(threads)
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
 
