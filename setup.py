@@ -68,12 +68,12 @@ def readme():
     return path.read_text(encoding='utf-8') if path.exists() else ''
 
 
-# What trains branches fast on a CPU. Optional: without a compiler PyTorch's own operators do it, slower.
+# What trains branches fast on a CPU. Optional: without GCC PyTorch's own operators do it, slower.
 # OpenMP is not linked, so that the threads are those of the copy that PyTorch has loaded.
 EXT = Extension(
     'mmone._ext', ['mmone/csrc/ext.c'], depends=['mmone/csrc/depthwise.h', 'mmone/csrc/norm.h'], optional=True,
     py_limited_api=True,
-    extra_compile_args=['-O3', '-fopenmp', '-Wno-psabi'] if sys.platform == 'linux' else ['-O3'])
+    extra_compile_args=['-O3', '-fopenmp', '-Wno-psabi'])
 
 if 'develop' in sys.argv:  # `setup.py develop` of setuptools < 80 does not run build_py
     fill_mim(ROOT / 'mmone', link)
@@ -96,7 +96,7 @@ setup(
         'optional': requirements('optional'),
         'tests': requirements('tests'),
     },
-    ext_modules=[EXT],
+    ext_modules=[EXT] if sys.platform == 'linux' else [],
     options={'bdist_wheel': {'py_limited_api': 'cp310'}},
     cmdclass={'build_py': BuildPy},
     zip_safe=False,

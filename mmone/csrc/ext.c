@@ -10,16 +10,13 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#ifdef _OPENMP
 #include <omp.h>
 #define MAX_THREADS omp_get_max_threads()
-#else
-#define MAX_THREADS 1
-#endif
 
-/* The same function for several instruction sets, chosen when the library is loaded. */
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 11
-#define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+/* The same function for several instruction sets, chosen when the library is loaded. By features: GCC 11 does
+ * not know their levels, and takes processors' names literally. */
+#if defined(__x86_64__) && !defined(__clang__)
+#define CLONES __attribute__((target_clones("avx512f", "fma", "default")))
 #else
 #define CLONES
 #endif
