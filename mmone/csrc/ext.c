@@ -155,19 +155,6 @@ static PyObject *depthwise_gradient(PyObject *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
-static PyObject *norm_moments(PyObject *self, PyObject *args)
-{
-    int is_double, failed;
-    Py_ssize_t rows, channels;
-    unsigned long long x, mean, var;
-    if (!PyArg_ParseTuple(args, "pnnKKK", &is_double, &rows, &channels, &x, &mean, &var)) return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    failed = CALL(moments, POINTER(x), rows, channels, POINTER(mean), POINTER(var));
-    Py_END_ALLOW_THREADS
-    if (failed) return PyErr_NoMemory();
-    Py_RETURN_NONE;
-}
-
 static PyObject *norm_sum(PyObject *self, PyObject *args)
 {
     int is_double;
@@ -209,7 +196,6 @@ static PyMethodDef methods[] = {
     {"depthwise_statistics", depthwise_statistics, METH_VARARGS, "Mean and variance of every branch."},
     {"depthwise_gradient", depthwise_gradient, METH_VARARGS,
      "Add what comes through them to the gradients of kernels and x."},
-    {"norm_moments", norm_moments, METH_VARARGS, "Mean and variance of every channel."},
     {"norm_sum", norm_sum, METH_VARARGS, "The normalized sum, after its ReLU if any."},
     {"norm_gradient_sums", norm_gradient_sums, METH_VARARGS, "What the gradients are made of."},
     {"norm_gradient", norm_gradient, METH_VARARGS, "The gradient of y, or add to that of x."},

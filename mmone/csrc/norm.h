@@ -8,66 +8,6 @@ static ptrdiff_t NAME(chunk_rows)(ptrdiff_t channels)
     return rows < 8 ? 8 : rows > 256 ? 256 : rows;
 }
 
-/* The mean and sum of squared differences from it, in doubles, of a chunk and of `count` rows before it. */
-CLONES static void NAME(add_moments)(const REAL *restrict x, ptrdiff_t rows, ptrdiff_t channels, ptrdiff_t count,
-                                     REAL *restrict own, double *restrict mean, double *restrict squares)
-{
-    REAL *restrict centre = own, *restrict first = own + channels, *restrict second = own + 2 * channels;
-    memset(own, 0, 3 * channels * sizeof(REAL));
-    for (ptrdiff_t row = 0; row < rows; row++)
-        for (ptrdiff_t c = 0; c < channels; c++) centre[c] += x[row * channels + c];
-    for (ptrdiff_t c = 0; c < channels; c++) centre[c] /= rows;
-    for (ptrdiff_t row = 0; row < rows; row++)
-        for (ptrdiff_t c = 0; c < channels; c++) {
-            REAL value = x[row * channels + c] - centre[c];
-            first[c] += value;
-            second[c] += value * value;
-        }
-    const double share = (double)rows / (count + rows);
-    for (ptrdiff_t c = 0; c < channels; c++) {
-        double off = (double)first[c] / rows, change = centre[c] + off - mean[c];
-        squares[c] += second[c] - off * first[c] + change * change * count * share;
-        mean[c] += change * share;
-    }
-}
-
-/* Mean and biased variance of every channel. */
-static int NAME(moments)(const REAL *x, ptrdiff_t rows, ptrdiff_t channels, REAL *mean, REAL *var)
-{
-    const ptrdiff_t tasks = MAX_THREADS, chunk = NAME(chunk_rows)(channels);
-    double *parts = calloc(2 * tasks * channels, sizeof *parts);
-    int failed = !parts;
-    if (failed) return failed;
-#pragma omp parallel for
-    for (ptrdiff_t task = 0; task < tasks; task++) {
-        const ptrdiff_t start = rows * task / tasks, end = rows * (task + 1) / tasks;
-        double *part = parts + 2 * task * channels;
-        REAL *own = malloc(3 * channels * sizeof(REAL));
-        if (!own) failed = 1;
-        for (ptrdiff_t row = start; own && row < end; row += chunk)
-            NAME(add_moments)(x + row * channels, end - row < chunk ? end - row : chunk, channels, row - start, own,
-                              part, part + channels);
-        free(own);
-    }
-    /* In this order whatever thread was first: the same numbers each time. */
-    for (ptrdiff_t task = 1; task < tasks; task++) {
-        const double count = rows * task / tasks, more = rows * (task + 1) / tasks - count;
-        const double *part = parts + 2 * task * channels;
-        if (more > 0)
-            for (ptrdiff_t c = 0; c < channels; c++) {
-                double change = part[c] - parts[c];
-                parts[c] += change * more / (count + more);
-                parts[channels + c] += part[channels + c] + change * change * count * more / (count + more);
-            }
-    }
-    for (ptrdiff_t c = 0; c < channels; c++) {
-        mean[c] = parts[c];
-        var[c] = parts[channels + c] / rows;
-    }
-    free(parts);
-    return failed;
-}
-
 /* What of a sum `count` rows at most are, from `row` to `end`. */
 static Sum NAME(rows_of)(Sum s, ptrdiff_t row, ptrdiff_t end, ptrdiff_t count)
 {

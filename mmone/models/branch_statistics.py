@@ -23,7 +23,7 @@ from torch import Tensor
 
 try:
     from mmone import _ext
-except ImportError:  # installed without a C compiler
+except ImportError:  # installed without GCC, or not on Linux
     _ext = None
 
 # Elements that are worked on at a time on a CPU: few enough for the caches, and for the allocator

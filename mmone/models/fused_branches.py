@@ -28,6 +28,7 @@ from .branch_statistics import (
     DepthwiseCovariance,
     Direct,
     _ext,
+    channel_statistics,
     convolution_backward,
     is_compiled,
     is_compiling,
@@ -137,10 +138,7 @@ class NormalizedConvolution(Function):
         y = _channels_last(F.conv2d(x, weight))
         branches = [y, x] if of.skip else [y]
         count = of.positions(x)
-        mean, var = x.new_empty(2, len(branches), len(weight))
-        for own, own_mean, own_var in zip(branches, mean, var):
-            _ext.norm_moments(x.dtype == torch.float64, count, len(weight), own.data_ptr(), own_mean.data_ptr(),
-                              own_var.data_ptr())
+        mean, var = (torch.stack(values) for values in zip(*map(channel_statistics, branches)))
         if of.process_group is not None:
             mean, var, count = _synchronize(mean, var, count, of.process_group)
         invstd = (var + of.eps).rsqrt()
@@ -190,7 +188,7 @@ def _channels_last(x: Tensor) -> Tensor:
 
 
 def in_one_pass(x: Tensor, of: Branches) -> bool:
-    """Whether :class:`NormalizedConvolution` takes ``x``: elsewhere PyTorch's operators are as fast."""
+    """Whether :class:`NormalizedConvolution` takes ``x``; its compiled part is for these types and layout."""
     return (of.kernel_size == of.groups == of.num_convs == of.stride == 1 and is_compiled(x)
             and x.dtype in (torch.float32, torch.float64) and _autocast_dtype(x) in (None, x.dtype)
             and x.is_contiguous(memory_format=torch.channels_last))
