@@ -24,10 +24,10 @@ from timm.utils import reparameterize_model
 from torch import nn
 
 from mmone.apis import get_config, get_model
-from mmone.deploy.export import export_model
-from mmone.deploy.graph import Detection
-from mmone.deploy.runtime import Runtime, read_image
+from mmone.export.export import export_model
+from mmone.export.graph import Detection
 from mmone.models import MobileOne
+from mmone.runtime import Runtime, read_image
 
 WARM_UP, BLOCK = 20, 10
 REST = 0.1  # seconds until the threads of the model before have stopped spinning

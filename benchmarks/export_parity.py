@@ -23,9 +23,9 @@ from torch import nn
 
 from mmone.apis import get_config, get_model
 from mmone.datasets.shapes import make_sample
-from mmone.deploy.compare import answers, compare
-from mmone.deploy.export import export_model
-from mmone.deploy.runtime import Runtime, resize
+from mmone.export.compare import answers, compare
+from mmone.export.export import export_model
+from mmone.runtime import Runtime, resize
 
 MODELS_OF = {
     'classification': 'mobileone-{}_8xb32_in1k',
@@ -110,7 +110,8 @@ def difference(name: str, weights: Path, net: nn.Module, path: Path) -> str:
 
 
 def metrics(config: str, checkpoint: str, name: str, options: list[str]) -> None:
-    from mmone.engine.runner import load_config, test
+    from mmone.config import load_config
+    from mmone.engine.test import test
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         for kind, suffix in dict({'PyTorch': None}, **FORMATS).items():

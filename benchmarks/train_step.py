@@ -32,7 +32,7 @@ from torch import nn
 
 from mmone.apis import get_config
 from mmone.models import MobileOne
-from mmone.models.mobileone_block import MobileOneBlock, PointwiseConv2d
+from mmone.models.blocks.mobileone_block import MobileOneBlock, PointwiseConv2d
 
 warnings.filterwarnings('ignore')
 BATCH = {'detector': 16, 'segmentor': 4}

@@ -22,7 +22,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from mmone.engine.runner import load_config
+from mmone.config import load_config
 
 matplotlib.use('Agg')
 warnings.filterwarnings('ignore')

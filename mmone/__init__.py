@@ -1,28 +1,47 @@
 """MobileOne for OpenMMLab: a backbone that trains with many branches and deploys as one.
 
-Importing this package makes ``mmone::`` config names resolvable, lets mmengine's training
-checkpoints be read with ``weights_only`` and checks the versions of mmengine and mmcv. Everything
-else is imported by the registries (:mod:`mmone.registry`) when a config first names it. Where there
-is no mmengine, exported models run (:mod:`mmone.deploy.runtime`).
+Importing this package imports nothing else: the registries (:mod:`mmone.registry`) import what a config
+names, and exported models run (:mod:`mmone.runtime`) where there is neither PyTorch nor OpenMMLab. It
+makes ``mmone::`` names of configs resolvable, as soon as mmengine is there.
 """
+import importlib.abc
+import importlib.util
+import sys
+
 from .errors import InputError
 from .version import __version__
 
-try:
-    import mmengine as _mmengine
-except ImportError:
-    _mmengine = None
+__all__ = ['InputError', '__version__']
 
-if _mmengine is not None:
-    from mmengine.config.utils import MODULE2PACKAGE
+_NAMES = 'mmengine.config.utils'
 
-    from .checkpoints.io import allow_mmengine_checkpoints
-    from .compat import check_versions
 
-    check_versions()
+def _add_name() -> None:
     # mmengine looks for a distribution of that name first and trusts where its metadata lies, which
     # is not where an editable install's code is. A module's name makes it ask the import system.
-    MODULE2PACKAGE.setdefault('mmone', 'mmone.registry')
-    allow_mmengine_checkpoints()
+    sys.modules[_NAMES].MODULE2PACKAGE.setdefault('mmone', 'mmone.registry')
 
-__all__ = ['InputError', '__version__']
+
+class _AddNameWhenImported(importlib.abc.MetaPathFinder):
+    """Adds mmone's name to mmengine's when mmengine is imported, which takes longer than ``--help`` may."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name != _NAMES:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module):
+                execute(module)
+                _add_name()
+
+            spec.loader.exec_module = exec_module
+        return spec
+
+
+if _NAMES in sys.modules:
+    _add_name()
+else:
+    sys.meta_path.insert(0, _AddNameWhenImported())

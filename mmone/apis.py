@@ -17,13 +17,12 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from mmone.checkpoints.fit import check_fit
-from mmone.checkpoints.io import read_checkpoint
-from mmone.checkpoints.io import weights as weights_of
+from mmone.checkpoints.io import read_checkpoint, state_dict_of
 from mmone.checkpoints.sources import to_mmone
 from mmone.config import dataset_of, set_deploy, type_name
-from mmone.deploy.runtime import is_exported
+from mmone.convert.fit import check_fit
 from mmone.errors import InputError
+from mmone.runtime import is_exported
 from mmone.zoo import find_config
 
 _VISUALIZERS = dict(mmpretrain='mmpretrain.UniversalVisualizer', mmdet='mmdet.DetLocalVisualizer',
@@ -121,7 +120,7 @@ def get_model(model: str | Path | Config,
             if given:
                 raise InputError(f'{model} is an exported model, which has its weights in it and '
                                  f'computes on the CPU: leave {name} {given} out')
-        from mmone.deploy.exported import ExportedModel
+        from mmone.export.exported import ExportedModel
         return ExportedModel(model).eval()
     cfg, published = find_config(model)
     weights = weights or published
@@ -134,7 +133,7 @@ def get_model(model: str | Path | Config,
         checkpoint = CheckpointLoader.load_checkpoint(str(weights), map_location='cpu')
     else:
         checkpoint = read_checkpoint(weights, trust)
-    state_dict = to_mmone(weights_of(checkpoint))
+    state_dict = to_mmone(state_dict_of(checkpoint))
     with DefaultScope.overwrite_default_scope(scope):
         net = revert_sync_batchnorm(MODELS.build(cfg.model))
         check_fit(net, state_dict, str(weights), whole=True)

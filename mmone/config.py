@@ -1,5 +1,78 @@
-"""Reading and changing the tree of a config."""
-from collections.abc import Collection, Iterator
+"""Reading a config, changing its tree, and what it says of its data."""
+import traceback
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+
+from mmone.compat import parse_option
+from mmone.errors import InputError
+
+# The libraries' scopes in a config, and what they are called where they are installed from.
+PACKAGES = {'mmpretrain': 'mmpretrain', 'mmdet': 'mmdet', 'mmseg': 'mmsegmentation'}
+DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+
+
+def load_config(path: str, options: Sequence[str] = ()) -> Config:
+    """Read a config file.
+
+    Args:
+        path (str): The file.
+        options (Sequence[str]): Overrides as ``key=value``.
+
+    Raises:
+        InputError: If the file, or one that it inherits, cannot be read or executed, an override
+            does not fit, or the library of its ``default_scope`` is not installed.
+    """
+    if not Path(path).is_file():
+        raise InputError(f'config {path} does not exist')
+    try:
+        cfg = Config.fromfile(path)
+    except Exception as error:  # a config is a program: it can raise anything
+        raise InputError(f'config {_place(path, error)}: {_reason(error)}') from error
+
+    for option in options:
+        key, _, value = option.partition('=')
+        try:
+            cfg.merge_from_dict({key: parse_option(value)})
+        except (AssertionError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise InputError(f'option {option}: {_reason(error)}') from error
+
+    scope = cfg.get('default_scope')
+    if scope and scope != 'mmengine' and find_spec(scope) is None:
+        raise InputError(f'config {path} needs {scope}, which is not installed: '
+                         f'pip install {PACKAGES.get(scope, scope)}')
+    return cfg
+
+
+def _place(path: str, error: Exception) -> str:
+    """``path:line`` of the innermost config that was being executed."""
+    if isinstance(error, SyntaxError):
+        try:
+            compile(Path(path).read_text(encoding='utf-8'), path, 'exec')
+        except SyntaxError as own:
+            return f'{path}:{own.lineno}'
+        return path
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [f'{frame.filename}:{frame.lineno}' for frame in frames
+              if frame.name == '<module>' and frame.filename.endswith('.py')]
+    return places[-1] if places else path
+
+
+def _reason(error: Exception) -> str:
+    # str() of a KeyError is the repr of its message.
+    message = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return f'{type(error).__name__}: {message}'
+
+
+@contextmanager
+def default_scope(cfg: Config) -> Iterator[None]:
+    """Let names without a scope be those of the config's library, until the block ends."""
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
+        yield
 
 
 def walk(node) -> Iterator[dict]:
@@ -29,9 +102,36 @@ def set_deploy(model: dict, kinds: Collection[str] = ('MobileOne', )) -> int:
     return len(parts)
 
 
+def set_collate(cfg: Config) -> None:
+    """Set the collate function that mmpretrain's own tools set: its configs count on it."""
+    if cfg.get('default_scope') == 'mmpretrain':
+        for key in DATALOADERS:
+            if cfg.get(key):
+                cfg[key].setdefault('collate_fn', dict(type='default_collate'))
+
+
 def dataset_of(loader: dict | None) -> dict:
     """The data set of a data loader's config, out of whatever wraps it; empty if there is none."""
     dataset = (loader or {}).get('dataset') or {}
     while 'dataset' in dataset:
         dataset = dataset['dataset']
     return dataset
+
+
+def native_shape(cfg: Config) -> tuple[int, int]:
+    """(height, width) that the config tests at; where its tests vary, that of a training crop."""
+    preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    if preprocessor.get('size'):  # mmseg
+        return tuple(preprocessor['size'])
+    for loader in ('test_dataloader', 'train_dataloader'):
+        for transform in reversed(dataset_of(cfg.get(loader)).get('pipeline') or ()):
+            if transform.get('crop_size') and not isinstance(transform['crop_size'], float):
+                height_width = transform['crop_size']
+            elif transform.get('scale') and not transform.get('keep_ratio'):
+                scale = transform['scale']
+                height_width = scale if isinstance(scale, int) else scale[::-1]
+            else:
+                continue
+            return (height_width, height_width) if isinstance(height_width, int) else tuple(
+                height_width)
+    raise InputError('the config has no one size of images: give height and width', parameter='shape')

@@ -7,4 +7,20 @@ class InputError(ValueError):
     Its message is one line that says what was given, what was expected and what to do; the command
     lines print that line and exit with status 2. Anything else that is raised is a bug of ours and
     keeps its traceback.
+
+    Args:
+        message (str): The line.
+        parameter (str, optional): The parameter whose other value would mend it, such as
+            ``'trust'``. The line ends with it; a command line names its own flag instead.
     """
+
+    def __init__(self, message: str, parameter: str | None = None):
+        super().__init__(message)
+        self.message = message
+        self.parameter = parameter
+
+    def __str__(self) -> str:
+        return self.message + (f' (parameter {self.parameter!r})' if self.parameter else '')
+
+    def __reduce__(self):  # raised in a data loader's worker, it travels by pickle
+        return type(self), (self.message, self.parameter)

@@ -7,5 +7,9 @@ from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import Registry
 
+from mmone.compat import check_versions
+
+check_versions()
+
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmone', locations=['mmone.engine.hooks'])
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmone', locations=['mmone.models'])

@@ -9,6 +9,7 @@ import yaml
 from mmengine.config import Config
 
 import mmone
+from mmone.config import load_config
 from mmone.errors import InputError
 
 # What mmengine calls the libraries' tasks in its metafiles.
@@ -71,7 +72,6 @@ def find_config(model: str | Path | Config) -> tuple[Config, str | None]:
     Raises:
         InputError: If it is none of these; names the nearest.
     """
-    from mmone.engine.runner import load_config
     if isinstance(model, Config):
         return copy.deepcopy(model), None
     if str(model).endswith('.py') or Path(model).is_file():

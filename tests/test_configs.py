@@ -112,7 +112,7 @@ def make_runner(name, work_dir, length=2, **options):
 @pytest.fixture(autouse=True)
 def _tidy(monkeypatch):
     """No default scope left behind, nor the runner: in its reference cycles are gigabytes."""
-    monkeypatch.setattr('mmone.deploy.reparameterize.PROBE_SIZE', (SIZE // 2 + 1, SIZE // 2 + 1))
+    monkeypatch.setattr('mmone.convert.reparameterize.PROBE_SIZE', (SIZE // 2 + 1, SIZE // 2 + 1))
     instances = dict(DefaultScope._instance_dict)
     yield
     DefaultScope._instance_dict.clear()

@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from mmone import apis
 from mmone.apis import get_model, predict
-from mmone.deploy import expand
+from mmone.convert import expand
 
 DATA = Path(__file__).parent.parent / 'data'
 WEIGHTS, IMAGES = DATA / 'mobileone_s0.pth.tar', DATA / 'imagenet_sample'

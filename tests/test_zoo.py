@@ -6,12 +6,12 @@ import yaml
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
+from zoo_tables import with_tables
 
 from mmone import InputError
-from mmone.analysis import complexity, native_shape
+from mmone.complexity import complexity, native_shape
 from mmone.config import set_deploy
 from mmone.zoo import TASKS, entries, find_config, list_models
-from mmone.zoo_tables import with_tables
 
 ROOT = Path(__file__).parent.parent
 

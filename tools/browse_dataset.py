@@ -23,13 +23,13 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    from mmone.cli import error_boundary
+    from mmone.cli.boundary import error_boundary
     with error_boundary():
         from rich.console import Console
         from rich.progress import track
 
-        from mmone.browse import draw_samples
-        from mmone.engine.runner import load_config
+        from mmone.cli.browse import draw_samples
+        from mmone.config import load_config
         console = Console(stderr=True)
         drawn = draw_samples(load_config(args.config, args.cfg_options), args.out_dir, args.phase,
                              args.number)

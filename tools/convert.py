@@ -50,12 +50,12 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    from mmone.cli import error_boundary
+    from mmone.cli.boundary import error_boundary
     with error_boundary():
-        from mmone.checkpoints.convert import convert
+        from mmone.convert.rename import convert
 
         def expand(backbone):
-            from mmone.engine.calibration import expand_for
+            from mmone.convert.calibrate import expand_for
             expanded, images = expand_for(args.expand, backbone, args.batches, args.cfg_options)
             print(f'\nBatchNorm statistics of {images} images')
             return expanded

@@ -17,9 +17,9 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    from mmone.cli import error_boundary
+    from mmone.cli.boundary import error_boundary
     with error_boundary():
-        from mmone.demo import run
+        from mmone.cli.demo import run
         run(args.out.absolute(), ROOT / 'configs', args.data.absolute())
 
 

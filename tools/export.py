@@ -45,10 +45,10 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    from mmone.cli import error_boundary
+    from mmone.cli.boundary import error_boundary
     with error_boundary():
-        from mmone.deploy.export import export_model
-        from mmone.engine.runner import load_config
+        from mmone.config import load_config
+        from mmone.export.export import export_model
         print(export_model(
             load_config(args.config, args.cfg_options), args.checkpoint, args.out, args.format,
             shape=args.shape and tuple(args.shape), dynamic=tuple(filter(None, args.dynamic.split(','))),

@@ -23,10 +23,10 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    from mmone.cli import error_boundary
+    from mmone.cli.boundary import error_boundary
     with error_boundary():
-        from mmone.analysis import config_complexity
-        from mmone.engine.runner import load_config
+        from mmone.complexity import config_complexity
+        from mmone.config import load_config
         shape, forms = config_complexity(load_config(args.config, args.cfg_options), args.shape)
     print(f'{"image " + "x".join(map(str, shape)):<16}{"parameters":>14}{"multiply-adds":>18}')
     for form, count in forms.items():

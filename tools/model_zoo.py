@@ -17,10 +17,11 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    from mmone.cli import error_boundary
+    from mmone.cli.boundary import error_boundary
     with error_boundary():
+        from zoo_tables import with_tables
+
         from mmone.errors import InputError
-        from mmone.zoo_tables import with_tables
         for name in ('README.md', 'docs/model_zoo.md'):
             path = ROOT / name
             text = path.read_text(encoding='utf-8')

@@ -47,9 +47,9 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    from mmone.cli import error_boundary
+    from mmone.cli.boundary import error_boundary
     with error_boundary():
-        from mmone.predict import run
+        from mmone.cli.predict import run
         failed = run(**vars(args))
     return 1 if failed else 0
 

@@ -19,9 +19,9 @@ def main(argv=None):
     args = parse_args(argv)
     if args.save_path and not args.save_path.endswith(('.py', '.yml', '.yaml', '.json')):
         Parser(__doc__, EXAMPLES).error(f'--save-path {args.save_path} is no .py, .yml or .json')
-    from mmone.cli import error_boundary
+    from mmone.cli.boundary import error_boundary
     with error_boundary():
-        from mmone.engine.runner import load_config
+        from mmone.config import load_config
         cfg = load_config(args.config, args.cfg_options)
     print(cfg.pretty_text)
     if args.save_path:

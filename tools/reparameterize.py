@@ -28,10 +28,10 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    from mmone.cli import error_boundary
+    from mmone.cli.boundary import error_boundary
     with error_boundary():
-        from mmone.deploy import reparameterize_checkpoint
-        from mmone.engine.runner import load_config
+        from mmone.config import load_config
+        from mmone.convert import reparameterize_checkpoint
         report = reparameterize_checkpoint(
             load_config(args.config, args.cfg_options), args.checkpoint, args.out,
             trust=args.trust, overwrite=args.force, tolerance=args.tolerance)

@@ -39,9 +39,9 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    from mmone.cli import error_boundary
+    from mmone.cli.boundary import error_boundary
     with error_boundary(log_warnings=True):
-        from mmone.engine.runner import test
+        from mmone.engine.test import test
         test(**vars(args))
 
 

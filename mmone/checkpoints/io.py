@@ -1,10 +1,10 @@
 """Reading and writing checkpoint files: untrusted until said otherwise, whole or not at all."""
 import codecs
-import os
 import pickle
 import re
-import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 
 from mmone.errors import InputError
+from mmone.files import written_whole
 
 # Added in PyTorch 2.6, as was naming what is safe by a string.
 _HAS_SAFE_GLOBALS = hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint')
@@ -43,18 +44,22 @@ def _mmengine_globals() -> dict[str, object]:
     return allowed
 
 
-def allow_mmengine_checkpoints() -> None:
-    """Let ``torch.load(weights_only=True)`` read what mmengine's runner writes.
+@contextmanager
+def mmengine_checkpoints_allowed() -> Iterator[None]:
+    """Let ``torch.load(weights_only=True)`` read what mmengine's runner writes, until the block ends.
 
     PyTorch 2.6 and later refuse the log history by default: resuming, and testing a checkpoint of
     one's own, would fail. Only data types are allowed, and ``getattr`` for the names of
     HistoryBuffer's statistics. Earlier PyTorch has no list to add to: mmengine reads without
     ``weights_only`` there, and :func:`read_checkpoint` brings its own unpickler.
     """
-    if _HAS_SAFE_GLOBALS:
-        number_dtypes = [type(np.dtype(kind)) for kind in ('f8', 'f4', 'i8', 'i4', 'b1')]
-        torch.serialization.add_safe_globals(
-            [(value, name) for name, value in _mmengine_globals().items()] + number_dtypes)
+    if not _HAS_SAFE_GLOBALS:
+        yield
+        return
+    number_dtypes = [type(np.dtype(kind)) for kind in ('f8', 'f4', 'i8', 'i4', 'b1')]
+    with torch.serialization.safe_globals(
+            [(value, name) for name, value in _mmengine_globals().items()] + number_dtypes):
+        yield
 
 
 class _WeightsUnpickler(pickle.Unpickler):
@@ -84,7 +89,8 @@ def _load(path: Path, trust: bool) -> object:
     if path.suffix == '.safetensors':
         return _safetensors(path).load_file(path)
     if trust or _HAS_SAFE_GLOBALS:
-        return torch.load(path, map_location='cpu', weights_only=not trust)
+        with mmengine_checkpoints_allowed():
+            return torch.load(path, map_location='cpu', weights_only=not trust)
     return torch.load(path, map_location='cpu', pickle_module=_WeightsPickle)
 
 
@@ -130,7 +136,7 @@ def read_checkpoint(path: str | Path, trust: bool = False) -> dict:
         if code is None:
             raise InputError(f'{path} is no PyTorch checkpoint: give a .pth file') from None
         raise InputError(f'checkpoint {path} holds more than weights ({code[1]}) and reading it '
-                         'could run code: if you trust its source, pass --trust') from None
+                         'could run code: allow that only if you trust its source', parameter='trust') from None
     except InputError:
         raise
     except (RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
@@ -145,14 +151,14 @@ def read_checkpoint(path: str | Path, trust: bool = False) -> dict:
     if not isinstance(checkpoint, dict):
         raise InputError(f'checkpoint {path} holds a {type(checkpoint).__name__}: expected a dict '
                          'of weights')
-    for key, value in weights(checkpoint).items():
+    for key, value in state_dict_of(checkpoint).items():
         if isinstance(value, torch.Tensor) and value.isnan().any():
             raise InputError(f'checkpoint {path} is damaged: {key} holds NaN; the training that '
                              'wrote it diverged, use an earlier checkpoint')
     return checkpoint
 
 
-def weights(checkpoint: dict) -> dict:
+def state_dict_of(checkpoint: dict) -> dict:
     """The state dict in a checkpoint, averaged weights first where it has both (as timm does).
 
     Without the ``module.`` that data-parallel wrappers put before every key.
@@ -166,43 +172,15 @@ def weights(checkpoint: dict) -> dict:
     return checkpoint
 
 
-def check_output(path: str | Path, overwrite: bool) -> None:
-    """Raise InputError, before any work, if a file cannot or must not be written."""
-    path = Path(path)
-    if path.is_dir():
-        raise InputError(f'cannot write {path}: it is a directory')
-    if not path.parent.is_dir():
-        raise InputError(f'cannot write {path}: there is no directory {path.parent}')
-    if path.exists() and not overwrite:
-        raise InputError(f'{path} exists: give another file, or --force to replace it')
-
-
 def write_checkpoint(checkpoint: dict, path: str | Path) -> None:
     """Write ``checkpoint`` to ``path``, whole or not at all, replacing what is there.
 
     A ``.safetensors`` file takes the weights alone: it has no place for anything else.
     """
     path = Path(path)
-    if path.suffix == '.safetensors':
-        tensors = {key: value.contiguous() for key, value in weights(checkpoint).items()}
-        content = _safetensors(path).save(tensors, metadata=dict(format='pt'))
-    descriptor, temporary = tempfile.mkstemp(prefix=f'.{path.name}.', dir=path.parent)
-    try:
-        with os.fdopen(descriptor, 'wb') as file:
-            if path.suffix == '.safetensors':
-                file.write(content)
-            else:
-                torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    with written_whole(path) as made:
+        if path.suffix == '.safetensors':
+            tensors = {key: value.contiguous() for key, value in state_dict_of(checkpoint).items()}
+            made.write_bytes(_safetensors(path).save(tensors, metadata=dict(format='pt')))
+        else:
+            torch.save(checkpoint, made)

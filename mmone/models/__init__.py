@@ -2,7 +2,7 @@ from mmone.checkpoints.loading import rename_while_loading
 from mmone.registry import MODELS
 
 from .backbones import MobileOne
-from .mobileone_block import MobileOneBlock
+from .blocks import MobileOneBlock
 
 # From here on there are backbones to load checkpoints into.
 rename_while_loading()

@@ -5,9 +5,9 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner.base_loop import BaseLoop
 
-from mmone.checkpoints.fit import check_fit
-from mmone.checkpoints.io import weights
-from mmone.engine.translate import built_datasets, no_samples
+from mmone.checkpoints.io import state_dict_of
+from mmone.convert.fit import check_fit
+from mmone.engine.explain import built_datasets, no_samples
 from mmone.errors import InputError
 from mmone.registry import HOOKS
 
@@ -55,7 +55,7 @@ class ClassCountHook(Hook):
             model = model.module
         source = getattr(runner, '_load_from', None) or 'given'
         testing = isinstance(runner._test_loop, BaseLoop)
-        check_fit(model, weights(checkpoint), source, whole=testing)
+        check_fit(model, state_dict_of(checkpoint), source, whole=testing)
 
 
 def _shorten(names) -> str:

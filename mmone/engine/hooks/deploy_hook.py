@@ -9,7 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 
 from mmone.checkpoints.io import write_checkpoint
-from mmone.deploy.reparameterize import deployables, deployed_checkpoint, deployed_copy
+from mmone.convert.reparameterize import deployables, deployed_checkpoint, deployed_copy
 from mmone.registry import HOOKS
 
 

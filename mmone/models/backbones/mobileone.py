@@ -11,7 +11,7 @@ from mmone.checkpoints.sources import recognise, to_mmone
 from mmone.errors import InputError
 from mmone.registry import MODELS
 
-from ..mobileone_block import MobileOneBlock
+from ..blocks import MobileOneBlock
 
 NUM_STAGES = 5  # the stem, stage0, and the paper's four
 BASE_CHANNELS = (64, 128, 256, 512)
@@ -160,7 +160,7 @@ class MobileOne(BaseModule):
         branch_mode (str): How the branches of each block are computed in training: ``'separate'``,
             ``'fused'`` into one convolution, exactly, or ``'auto'``, whichever was measured to be
             faster. Checkpoints are the same, so a resumed run may change it. See
-            :class:`~mmone.models.mobileone_block.MobileOneBlock`. Defaults to ``'auto'``.
+            :class:`~mmone.models.blocks.mobileone_block.MobileOneBlock`. Defaults to ``'auto'``.
         deploy (bool): Build the deployed form, a plain chain of convolutions. Defaults to False.
         init_cfg (dict | list[dict]): Defaults to Kaiming for convolutions, 1 for BatchNorms.
 
@@ -292,7 +292,7 @@ class MobileOne(BaseModule):
         self.deploy = True
 
     def switch_to_branches(self, noise: float = 0.5, seed: int = 0) -> None:
-        """Give every deployed block its branches back, in place; see ``mmone.deploy.expand``.
+        """Give every deployed block its branches back, in place; see ``mmone.convert.expand``.
 
         Args:
             noise (float): How different the convolution branches of a block start. Defaults to

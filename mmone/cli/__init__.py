@@ -1,0 +1,1 @@
+"""The command ``mmone``: a module a subcommand."""

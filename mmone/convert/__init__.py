@@ -1,0 +1,15 @@
+"""Weights change form: names, branches or none, statistics."""
+from .expand import calibrate, expand
+from .reparameterize import (
+    DeployReport,
+    deployables,
+    deployed_checkpoint,
+    deployed_copy,
+    reparameterize_checkpoint,
+    switch_to_deploy,
+)
+
+__all__ = [
+    'DeployReport', 'calibrate', 'deployables', 'deployed_checkpoint', 'deployed_copy', 'expand',
+    'reparameterize_checkpoint', 'switch_to_deploy'
+]

@@ -1,0 +1,121 @@
+"""What comes before and after a run: its config, its processes, its runner."""
+import datetime
+import logging
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch.distributed
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.logging import print_log
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from mmone.checkpoints.io import read_checkpoint
+from mmone.checkpoints.loading import reading_safely
+from mmone.config import default_scope, load_config, set_collate, type_name, walk
+from mmone.engine.explain import Situation, translated
+from mmone.engine.hooks import ClassCountHook
+from mmone.engine.resume import is_whole
+from mmone.errors import InputError
+
+
+def prepare(config: str, work_dir: str | None, options: Sequence[str], launcher: str) -> Config:
+    """Read a config for a run, and join its processes if there are several."""
+    cfg = load_config(config, options)
+    cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(config).stem}'
+    cfg.launcher = launcher
+    if launcher != 'none' and get_device() == 'cpu':
+        _join_processes_on_cpu(cfg)
+    set_collate(cfg)
+    return cfg
+
+
+@contextmanager
+def running(cfg: Config, loaders: tuple[str, ...], trust: bool) -> Iterator[Situation]:
+    """What a run of mmengine's runner needs around it, all of which ends with it.
+
+    Names without a scope are those of the config's library, checkpoints are read safely, and what
+    other libraries raise for a user's mistake becomes an InputError.
+
+    Args:
+        cfg (Config): From :func:`prepare`.
+        loaders (tuple[str, ...]): The config's data loaders that the run uses.
+        trust (bool): Load checkpoints that can run code.
+
+    Yields:
+        Situation: To be given the runner.
+    """
+    situation = Situation(cfg, loaders)
+    try:
+        with default_scope(cfg), reading_safely(trust), translated(situation):
+            yield situation
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def build_runner(cfg: Config) -> Runner:
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.register_hook(ClassCountHook(), 'VERY_HIGH')
+    return runner
+
+
+def check_checkpoint(path: str, trust: bool) -> None:
+    """Fail at once, not after minutes of reading annotations."""
+    if '://' not in path and not is_whole(os.path.expanduser(path)):
+        # Files from before PyTorch 1.6 are no archives; what else is wrong, the reader tells.
+        read_checkpoint(os.path.expanduser(path), trust)
+
+
+def _join_processes_on_cpu(cfg: Config) -> None:
+    """Set up a distributed run by gloo: mmengine's own way sets a CUDA device.
+
+    Also takes from the config what needs a GPU: SyncBN becomes BN.
+    """
+    _place_of_process(cfg.launcher)
+    if not torch.distributed.is_initialized():
+        timeout = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
+        torch.distributed.init_process_group(
+            'gloo', **(dict(timeout=datetime.timedelta(seconds=timeout)) if timeout else {}))
+
+    cfg.sync_bn = None
+    sync_bns = [node for node in walk(cfg.model) if type_name(node) in ('SyncBN', 'MMSyncBN')]
+    for node in sync_bns:
+        node.type = 'BN'
+    if sync_bns and torch.distributed.get_rank() == 0:
+        print_log('no GPU: SyncBN is replaced by BN, whose statistics are of each process alone',
+                  level=logging.WARNING)
+
+    wrapper = cfg.get('model_wrapper_cfg') or dict(
+        type='MMDistributedDataParallel', broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False))
+    cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
+
+
+def _place_of_process(launcher: str) -> None:
+    """Translate the launcher's environment into the one torch.distributed reads."""
+    if launcher == 'slurm':
+        host = subprocess.getoutput(
+            f'scontrol show hostname {os.environ.get("SLURM_NODELIST", "")} | head -n1')
+        names = dict(RANK='SLURM_PROCID', WORLD_SIZE='SLURM_NTASKS', LOCAL_RANK='SLURM_LOCALID')
+        os.environ.setdefault('MASTER_ADDR', host)
+        os.environ.setdefault('MASTER_PORT', '29500')
+    elif launcher == 'mpi':
+        names = dict(RANK='OMPI_COMM_WORLD_RANK', WORLD_SIZE='OMPI_COMM_WORLD_SIZE',
+                     LOCAL_RANK='OMPI_COMM_WORLD_LOCAL_RANK')  # yapf: disable
+        os.environ.setdefault('MASTER_PORT', '29500')
+    else:
+        names = {}
+    for ours, theirs in names.items():
+        if theirs in os.environ:
+            os.environ[ours] = os.environ[theirs]
+    missing = [name for name in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')
+               if name not in os.environ]  # yapf: disable
+    if missing:
+        raise InputError(f'--launcher {launcher}: {", ".join(missing)} not in the environment; '
+                         'start with tools/dist_*.sh or slurm_*.sh')
+

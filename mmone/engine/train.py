@@ -1,0 +1,73 @@
+"""Training from a config file: one way for all three tasks, with or without a GPU."""
+from collections.abc import Sequence
+
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.runner import Runner
+
+from mmone.engine.launch import build_runner, check_checkpoint, prepare, running
+from mmone.engine.resume import newest_whole_checkpoint
+from mmone.errors import InputError
+
+
+def train(config: str,
+          work_dir: str | None = None,
+          resume: str | None = None,
+          amp: bool = False,
+          auto_scale_lr: bool = False,
+          cfg_options: Sequence[str] = (),
+          launcher: str = 'none',
+          trust: bool = False) -> Runner:
+    """Train the model of a config.
+
+    Args:
+        config (str): The config file.
+        work_dir (str, optional): Defaults to the config's, else ``work_dirs/<name of config>``.
+        resume (str, optional): A checkpoint, or ``'auto'`` for the newest whole one in the work
+            directory. Defaults to what the config says.
+        amp (bool): Automatic mixed precision. Defaults to False.
+        auto_scale_lr (bool): Scale the learning rate by the batch size. Defaults to False.
+        cfg_options (Sequence[str]): Overrides as ``key=value``.
+        launcher (str): ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``. Defaults to
+            ``'none'``.
+        trust (bool): Load checkpoints that can run code. Defaults to False.
+
+    Raises:
+        InputError: For what a user can mend.
+    """
+    cfg = prepare(config, work_dir, cfg_options, launcher)
+    if amp:
+        _enable_amp(cfg)
+    if auto_scale_lr:
+        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+            raise InputError('scaling the learning rate needs auto_scale_lr.base_batch_size in the config: '
+                             'the batch size that its learning rate is meant for')
+        cfg.auto_scale_lr.enable = True
+
+    notes = []
+    if resume:
+        cfg.resume = True
+        cfg.load_from = None if resume == 'auto' else resume
+    if cfg.get('resume') and not cfg.get('load_from'):
+        cfg.load_from, notes = newest_whole_checkpoint(cfg.work_dir)
+        cfg.resume = cfg.load_from is not None
+    elif cfg.get('load_from'):
+        check_checkpoint(cfg.load_from, trust)
+
+    with running(cfg, ('train_dataloader', 'val_dataloader'), trust) as situation:
+        runner = situation.runner = build_runner(cfg)
+        for level, note in notes:
+            runner.logger.log(level, note)
+        runner.train()
+    return runner
+
+
+def _enable_amp(cfg: Config) -> None:
+    if get_device() == 'cpu':
+        raise InputError('--amp: mmengine has mixed precision for GPUs and NPUs only, and there '
+                         'is none here')
+    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise InputError(f'--amp takes the place of OptimWrapper, but the config has {kind}')
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')

@@ -1,0 +1,112 @@
+"""An exported file in a model's place: for the stock evaluators, and for predicting by name."""
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmengine.config import Config
+from mmengine.model import BaseModel
+from mmengine.structures import BaseDataElement, InstanceData, PixelData
+from torch import Tensor
+
+from mmone.errors import InputError
+from mmone.registry import MODELS
+from mmone.runtime import Runtime
+
+# By task: the library, its last transform, and its data preprocessor.
+_PACKED = ('img_path', 'ori_shape', 'img_shape')
+TASKS = {
+    'classification': ('mmpretrain', dict(type='PackInputs'), dict(type='ClsDataPreprocessor')),
+    'detection': ('mmdet', dict(type='PackDetInputs', meta_keys=(*_PACKED, 'img_id', 'scale_factor')),
+                  dict(type='DetDataPreprocessor')),
+    'segmentation': ('mmseg', dict(type='PackSegInputs', meta_keys=_PACKED),
+                     dict(type='SegDataPreProcessor')),
+}  # yapf: disable
+
+
+@MODELS.register_module()
+class ExportedModel(BaseModel):
+    """A model that an exported file computes; everything around it is the library's.
+
+    Args:
+        path (str | Path): File written by ``tools/export.py``.
+        data_preprocessor (dict, optional): The library's, of which normalizing is left to the
+            file. Defaults to the plain one of the file's task.
+
+    Attributes:
+        cfg (Config): What predicting needs of a config: the scope and the test pipeline.
+        dataset_meta (dict): ``classes`` and, if known, ``palette``.
+
+    Raises:
+        InputError: If the file cannot be used.
+    """
+
+    def __init__(self, path: str | Path, data_preprocessor: dict | None = None):
+        runtime = Runtime(path)
+        meta = runtime.meta
+        scope, pack, preprocessor = TASKS[meta['task']]
+        preprocessor = {**preprocessor, **(data_preprocessor or {})}
+        normalize = meta['input']['dtype'] != 'uint8'
+        preprocessor.update(mean=meta['input']['mean'] if normalize else None,
+                            std=meta['input']['std'] if normalize else None)
+        preprocessor['to_rgb' if scope == 'mmpretrain' else 'bgr_to_rgb'] = True
+        preprocessor['type'] = f'{scope}.{preprocessor["type"].rpartition(".")[2]}'
+        super().__init__(preprocessor)
+        self.runtime = runtime
+        self.num_classes = len(meta['classes'])
+        self.dataset_meta = dict(classes=meta['classes'])
+        if meta['palette']:
+            self.dataset_meta['palette'] = [tuple(colour) for colour in meta['palette']]
+        pipeline = [{key: tuple(value) if isinstance(value, list) else value
+                     for key, value in step.items()} for step in meta['pipeline']]
+        self.cfg = Config(dict(
+            default_scope=scope,
+            test_dataloader=dict(dataset=dict(pipeline=[*pipeline, pack]))))  # yapf: disable
+
+    def forward(self, inputs: Tensor, data_samples: list[BaseDataElement],
+                mode: str = 'predict') -> list[BaseDataElement]:
+        """Fill ``data_samples`` as the library's models do.
+
+        Args:
+            inputs (Tensor): (N, 3, H, W) in RGB, as the data preprocessor gives them.
+            data_samples (list[BaseDataElement]): One for each image.
+            mode (str): ``'predict'``, the only one.
+        """
+        if mode != 'predict':
+            raise InputError(f'{self.runtime.path} predicts, it cannot be trained')
+        images = inputs.cpu().numpy()
+        if self.runtime.meta['input']['dtype'] == 'uint8':
+            images = np.rint(images).astype(np.uint8)
+        outputs = {name: torch.from_numpy(value) for name, value in self.runtime(images).items()}
+        fill = dict(classification=_classify, detection=_detect, segmentation=_segment)
+        for i, sample in enumerate(data_samples):
+            answer = {name: value[i] for name, value in outputs.items()}
+            fill[self.runtime.task](sample, answer, inputs.shape[2:])
+        return data_samples
+
+
+def _classify(sample, answer, size) -> None:
+    sample.set_pred_score(answer['scores']).set_pred_label(answer['scores'].argmax(keepdim=True))
+
+
+def _detect(sample, answer, size) -> None:
+    found = answer['labels'] >= 0
+    boxes = answer['boxes'][found]
+    scale = boxes.new_tensor(sample.metainfo.get('scale_factor', (1.0, 1.0))).repeat(2)
+    sample.pred_instances = InstanceData(
+        bboxes=boxes[:, :4] / scale, scores=boxes[:, 4], labels=answer['labels'][found].long())
+
+
+def _segment(sample, answer, size) -> None:
+    shape = tuple(sample.metainfo['ori_shape'])
+    if 'logits' in answer:  # as mmseg does: first to the image's size, then to labels
+        logits = answer['logits'][None]
+        if shape != tuple(size):
+            logits = F.interpolate(logits, size=shape, mode='bilinear', align_corners=False)
+        labels = logits.argmax(1) if logits.shape[1] > 1 else answer['labels'][None]
+        sample.seg_logits = PixelData(data=logits[0])
+    else:
+        labels = answer['labels'][None]
+    if tuple(labels.shape[1:]) != shape:
+        labels = F.interpolate(labels[None].float(), size=shape, mode='nearest')[0].long()
+    sample.pred_sem_seg = PixelData(data=labels.long())

@@ -1,0 +1,83 @@
+"""ONNX, for ONNX Runtime and whatever else reads it."""
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mmone.export.graph import Detection, Graph
+from mmone.runtime.backends import KEY
+
+SUFFIX = '.onnx'
+PACKAGES = ('onnx', 'onnxruntime')
+HALF = True
+OPSET = 17
+
+
+class _NonMaxSuppression(torch.autograd.Function):
+    """ONNX's operator of that name: (N, P, 4) boxes, (N, P) scores → (M, 2), image and box."""
+
+    @staticmethod
+    def forward(ctx, boxes, scores, iou_threshold, score_thr, limit):
+        # Traced, not computed: any indices of the right shape and type will do.
+        return torch.zeros(1, 2, dtype=torch.int64, device=boxes.device)
+
+    @staticmethod
+    def symbolic(g, boxes, scores, iou_threshold, score_thr, limit):
+
+        def constant(value, dtype):
+            return g.op('Constant', value_t=torch.tensor([value], dtype=dtype))
+
+        one_class = g.op('Unsqueeze', scores, constant(1, torch.int64))
+        selected = g.op(
+            'NonMaxSuppression', boxes, one_class, constant(limit, torch.int64),
+            constant(iou_threshold, torch.float32), constant(score_thr, torch.float32))
+        return g.op('Gather', selected, g.op('Constant', value_t=torch.tensor([0, 2])), axis_i=1)
+
+
+def _select(boxes: Tensor, scores: Tensor, iou_threshold: float, score_thr: float,
+            limit: int) -> Tensor:
+    image, box = _NonMaxSuppression.apply(boxes, scores, iou_threshold, score_thr, limit).unbind(1)
+    return torch.zeros_like(scores).index_put((image, box), scores[image, box])
+
+
+def write(graph: Graph, example: Tensor, dynamic: Sequence[str], half: bool, meta: str,
+          path: Path) -> Counter:
+    import onnx
+    if isinstance(graph, Detection):
+        graph.select = _select
+    sizes = [name for name, of in (('batch', 'batch'), ('height', 'hw'), ('width', 'hw')) if of in dynamic]
+    axes = {tensor: {i: name for i, name in enumerate(dimensions) if name in sizes}
+            for tensor, dimensions in
+            dict(graph.outputs, images=('batch', 'colours', 'height', 'width')).items()}
+    with warnings.catch_warnings():
+        # Of the tracer, of what is fixed on purpose; and that another exporter is to come.
+        warnings.simplefilter('ignore')
+        torch.onnx.utils.export(
+            graph, (example, ), str(path), input_names=['images'],
+            output_names=list(graph.outputs), dynamic_axes=axes, opset_version=OPSET)
+    model = onnx.load(str(path))
+    _remove_identities(model.graph)
+    entry = model.metadata_props.add()
+    entry.key, entry.value = KEY, meta
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
+    return Counter(node.op_type for node in model.graph.node if node.op_type != 'Constant')
+
+
+def _remove_identities(graph) -> None:
+    """Read the source of every Identity: the exporter leaves one where equal weights are shared."""
+    outputs = {output.name for output in graph.output}
+    names = {}
+    kept = []
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = names.get(name, name)
+        if node.op_type == 'Identity' and node.output[0] not in outputs:
+            names[node.output[0]] = node.input[0]
+        else:
+            kept.append(node)
+    del graph.node[:]
+    graph.node.extend(kept)

@@ -1,0 +1,3 @@
+from .mobileone_block import MobileOneBlock
+
+__all__ = ['MobileOneBlock']

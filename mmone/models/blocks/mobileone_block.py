@@ -1,0 +1,374 @@
+"""The MobileOne block: many linear branches while training, one convolution deployed."""
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from mmcv.cnn import ConvModule, build_activation_layer, build_norm_layer
+from mmengine.model import BaseModule, ModuleList, Sequential
+from torch import Generator, Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.utils.checkpoint import checkpoint
+
+from mmone.errors import InputError
+
+from . import reparam
+from .branch_statistics import COMPILES, Branches, is_compiling
+from .fused_branches import fused_convolution, pays
+
+BRANCH_MODES = ('auto', 'separate', 'fused')
+# Norms that compute what fused_branches computes.
+FUSABLE = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+
+
+class PointwiseConv2d(nn.Conv2d):
+    """A bias-free 1×1 convolution that takes its stride by slicing the input.
+
+    Equal to ``nn.Conv2d(..., 1, stride)``. PyTorch's channels_last backward of the strided one
+    corrupts memory on CPU for few input channels (``nn.Conv2d(3, 64, 1, stride=2)``, the stem's
+    scale branch; seen with torch 2.1.2, 2.11.0 and 2.12.1).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.stride != (1, 1):  # a slice of everything costs two copies in the backward pass
+            last = x.is_contiguous(memory_format=torch.channels_last)
+            x = x[..., ::self.stride[0], ::self.stride[1]].contiguous(
+                memory_format=torch.channels_last if last else torch.contiguous_format)
+        return F.conv2d(x, self.weight, groups=self.groups)
+
+
+class SELayer(BaseModule):
+    """Squeeze-and-excitation (https://arxiv.org/abs/1709.01507), named as mmpretrain names it.
+
+    Args:
+        channels (int): Channels C of the (N, C, H, W) input.
+        ratio (int): Reduction of the squeezed channels, rounded to a multiple of 8 as
+            mmpretrain does. Defaults to 16.
+    """
+
+    def __init__(self, channels: int, ratio: int = 16):
+        super().__init__()
+        squeezed = channels // ratio
+        rounded = max(8, (squeezed + 4) // 8 * 8)
+        if rounded < 0.9 * squeezed:
+            rounded += 8
+        self.conv1 = ConvModule(channels, rounded, 1, act_cfg=dict(type='ReLU'))
+        self.conv2 = ConvModule(rounded, channels, 1, act_cfg=dict(type='Sigmoid'))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.conv2(self.conv1(F.adaptive_avg_pool2d(x, 1)))
+
+
+class MobileOneBlock(BaseModule):
+    """One block of MobileOne (section 3.1 of https://arxiv.org/abs/2206.04040).
+
+    Training form: ``num_convs`` K×K conv-BN branches, a 1×1 conv-BN "scale" branch where K > 1 and
+    a BN "skip" branch where input and output shapes agree, summed. Deployed form: one convolution
+    with bias. Both are followed by SE, if any, and the activation.
+
+    Parameter names are mmpretrain's: ``branch_conv_list.{i}.{conv,norm}``,
+    ``branch_scale.{conv,norm}``, ``branch_norm``, ``branch_reparam`` and ``se.conv{1,2}.conv``.
+
+    Args:
+        in_channels (int): Channels of the (N, C, H, W) input.
+        out_channels (int): Channels of the output.
+        kernel_size (int): K, odd. The padding is ``dilation * (K // 2)``.
+        num_convs (int): Number of K×K branches (k in the paper).
+        stride (int): Defaults to 1.
+        dilation (int): Dilation of the K×K branches. Defaults to 1.
+        groups (int): Defaults to 1.
+        use_scale (bool): Whether to build the scale branch where K > 1. Defaults to True.
+        use_skip (bool): Whether to build the skip branch where shapes agree. Defaults to True.
+        se_cfg (dict | None): Arguments of :class:`SELayer`; None for no SE. Defaults to None.
+        norm_cfg (dict): Any BatchNorm. Defaults to ``dict(type='BN')``.
+        act_cfg (dict): Defaults to ``dict(type='ReLU', inplace=True)``.
+        with_cp (bool): Recompute the block in the backward pass instead of storing its
+            activations. Running statistics are updated once, as without it. Defaults to False.
+        init_gamma (float): What ``init_weights()`` sets the BatchNorm weights of the convolution
+            branches to; the skip branch starts at 1. Defaults to 1.
+        branch_mode (str): How the branches are computed while the norms take the batch's statistics:
+            ``'separate'``, one by one; ``'fused'``, as the one convolution that they sum to
+            (:mod:`mmone.models.blocks.fused_branches`), where hooks on the layers of a branch do not run;
+            ``'auto'``, whichever was measured to be faster for the input. Parameters are the same,
+            and so are outputs, gradients and running statistics to rounding. Defaults to ``'auto'``.
+        deploy (bool): Build the deployed form. Defaults to False.
+
+    Raises:
+        InputError: If ``norm_cfg`` builds a layer that has no running statistics to fold, or
+            ``branch_mode`` is ``'fused'`` and the block cannot be.
+    """
+
+    def __init__(self,
+                 in_channels: int,
+                 out_channels: int,
+                 kernel_size: int,
+                 num_convs: int,
+                 stride: int = 1,
+                 dilation: int = 1,
+                 groups: int = 1,
+                 use_scale: bool = True,
+                 use_skip: bool = True,
+                 se_cfg: dict | None = None,
+                 norm_cfg: dict = dict(type='BN'),
+                 act_cfg: dict = dict(type='ReLU', inplace=True),
+                 with_cp: bool = False,
+                 init_gamma: float = 1.0,
+                 branch_mode: str = 'auto',
+                 deploy: bool = False):
+        super().__init__()
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.kernel_size = kernel_size
+        self.num_convs = num_convs
+        self.stride = stride
+        self.dilation = dilation
+        self.groups = groups
+        self.use_scale = use_scale and kernel_size > 1
+        self.use_skip = use_skip and in_channels == out_channels and stride == 1
+        self.norm_cfg = norm_cfg
+        self.with_cp = with_cp
+        self.init_gamma = init_gamma
+        self.deploy = deploy
+        self.branch_mode = self._check_branch_mode(branch_mode)
+
+        if deploy:
+            self.branch_reparam = self._conv(nn.Conv2d, kernel_size, bias=True)
+        else:
+            self._build_branches()
+        self.se = nn.Identity() if se_cfg is None else SELayer(out_channels, **se_cfg)
+        self.act = build_activation_layer(act_cfg)
+
+    def _conv(self, conv_type: type, kernel_size: int, bias: bool = False) -> nn.Conv2d:
+        dilation = self.dilation if kernel_size > 1 else 1
+        return conv_type(
+            self.in_channels,
+            self.out_channels,
+            kernel_size,
+            stride=self.stride,
+            padding=dilation * (kernel_size // 2),
+            dilation=dilation,
+            groups=self.groups,
+            bias=bias)
+
+    def _norm(self) -> nn.Module:
+        norm = build_norm_layer(self.norm_cfg, self.out_channels)[1]
+        # mmcv's SyncBatchNorm is no _NormBase: what counts is what folding needs.
+        tensors = (getattr(norm, name, None)
+                   for name in ('running_mean', 'running_var', 'weight', 'bias'))
+        if isinstance(norm, _InstanceNorm) or any(tensor is None for tensor in tensors):
+            raise InputError(
+                f'norm_cfg={dict(self.norm_cfg)} builds a {type(norm).__name__} without running '
+                'statistics or without affine parameters, which cannot be folded into a '
+                "convolution: use a BatchNorm, e.g. norm_cfg=dict(type='BN')")
+        return norm
+
+    def _conv_norm(self, conv_type: type, kernel_size: int) -> Sequential:
+        branch = Sequential()
+        branch.add_module('conv', self._conv(conv_type, kernel_size))
+        branch.add_module('norm', self._norm())
+        return branch
+
+    def _check_branch_mode(self, branch_mode: str) -> str:
+        if branch_mode not in BRANCH_MODES:
+            raise InputError(f'branch_mode must be one of {", ".join(BRANCH_MODES)}, got {branch_mode!r}')
+        fusable = self.groups == 1 or self.groups == self.in_channels == self.out_channels
+        if branch_mode == 'fused' and not fusable:
+            raise InputError(f"branch_mode='fused' takes convolutions over all channels and depthwise ones, not "
+                             f"{self.groups} groups of {self.in_channels} channels: use branch_mode='auto'")
+        return branch_mode if fusable else 'separate'
+
+    def _build_branches(self) -> None:
+        conv_type = nn.Conv2d if self.kernel_size > 1 else PointwiseConv2d
+        self.branch_conv_list = ModuleList(
+            self._conv_norm(conv_type, self.kernel_size) for _ in range(self.num_convs))
+        self.branch_scale = self._conv_norm(PointwiseConv2d, 1) if self.use_scale else None
+        self.branch_norm = self._norm() if self.use_skip else None
+
+    def init_weights(self) -> None:
+        super().init_weights()
+        if self.init_gamma != 1 and not self.deploy:
+            for conv, norm in self.branches():
+                if conv is not None:
+                    nn.init.constant_(norm.weight, self.init_gamma)
+
+    def branches(self) -> Iterator[tuple[nn.Conv2d | None, nn.Module]]:
+        """The (convolution, norm) of every branch; None stands for the identity.
+
+        The forward pass and the folding both read this list.
+        """
+        for branch in self.branch_conv_list:
+            yield branch.conv, branch.norm
+        if self.branch_scale is not None:
+            yield self.branch_scale.conv, self.branch_scale.norm
+        if self.branch_norm is not None:
+            yield None, self.branch_norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) → (N, C_out, ceil(H / stride), ceil(W / stride))."""
+        if self.with_cp and x.requires_grad:
+            return checkpoint(
+                self._forward,
+                x,
+                use_reentrant=False,
+                context_fn=lambda: (nullcontext(), self._running_statistics_kept()))
+        return self._forward(x)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        if self.deploy:
+            out = self.branch_reparam(x)
+        else:
+            branches = list(self.branches())
+            out = self._fused(x, branches) if self.training else None
+            if out is not None:
+                return out
+            # The last branch first: this way the gradients of x add up a tenth faster.
+            outs = (norm(x if conv is None else conv(x)) for conv, norm in reversed(branches))
+            out = next(outs)
+            for other in outs:
+                out += other
+        return self.act(self.se(out))
+
+    def _fused(self, x: Tensor, branches: list[tuple[nn.Conv2d | None, nn.Module]]) -> Tensor | None:
+        """The output, from one convolution; updates the norms as the branches would.
+
+        None where the norms do not take the batch's statistics, or it does not pay.
+        """
+        convs = [conv for conv, _ in branches if conv is not None]
+        norms = [norm for _, norm in branches]
+        first = norms[0]
+        if is_compiling() and not COMPILES:
+            return None
+        if self.branch_mode == 'separate' or type(first).forward not in FUSABLE or not all(
+                norm.training and type(norm) is type(first)
+                and (norm.eps, norm.momentum) == (first.eps, first.momentum) for norm in norms):
+            return None
+        synchronized = isinstance(first, nn.SyncBatchNorm) and dist.is_available() and dist.is_initialized()
+        relu = type(self.act) is nn.ReLU and isinstance(self.se, nn.Identity)
+        of = Branches(self.kernel_size, self.stride, self.dilation, self.groups, self.num_convs,
+                      len(convs) < len(norms), first.eps, relu,
+                      (first.process_group or dist.group.WORLD) if synchronized else None)
+        if self.branch_mode == 'auto' and not pays(x, of):
+            return None
+
+        if not synchronized:  # BatchNorm's own error, where there is one value a channel
+            F._verify_batch_size(of.output_size(x, self.out_channels))
+        out, mean, var = fused_convolution(x, [conv.weight for conv in convs], [norm.weight for norm in norms],
+                                           [norm.bias for norm in norms], of)
+        momentum = first.momentum
+        with torch.no_grad():
+            if first.num_batches_tracked is not None:
+                torch._foreach_add_([norm.num_batches_tracked for norm in norms], 1)
+                if momentum is None:  # a cumulative average
+                    momentum = 1 / float(first.num_batches_tracked)
+            if momentum:
+                running = [norm.running_mean for norm in norms] + [norm.running_var for norm in norms]
+                torch._foreach_lerp_(running, [*mean.to(running[0]), *var.to(running[0])], momentum)
+        return out if relu else self.act(self.se(out))
+
+    @contextmanager
+    def _running_statistics_kept(self):
+        """Let BatchNorms normalize by the batch without updating their running statistics.
+
+        Recomputing a checkpointed block would otherwise count every batch twice.
+        """
+        norms = [] if self.deploy else [norm for _, norm in self.branches()]
+        saved = [(norm.momentum, getattr(norm, 'num_batches_tracked', None)) for norm in norms]
+        for norm in norms:
+            norm.momentum = 0.0
+            norm.num_batches_tracked = None
+        try:
+            yield
+        finally:
+            for norm, (momentum, num_batches_tracked) in zip(norms, saved):
+                norm.momentum = momentum
+                norm.num_batches_tracked = num_batches_tracked
+
+    def equivalent_kernel_bias(self) -> tuple[Tensor, Tensor]:
+        """The kernel (C_out, C_in / groups, K, K) and bias (C_out,) equal to the branches.
+
+        Equal in eval mode, that is with the running statistics. Differentiable, in the
+        parameters' dtype or float32, whichever is wider.
+        """
+        if self.deploy:
+            return self.branch_reparam.weight, self.branch_reparam.bias
+        return reparam.sum_branches(
+            (reparam.fold_batch_norm(
+                reparam.identity_kernel(self.out_channels, self.groups, 1, norm.weight)
+                if conv is None else conv.weight,
+                norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
+             for conv, norm in self.branches()), self.kernel_size)
+
+    def switch_to_deploy(self) -> None:
+        """Replace the branches by their one convolution, in place; does nothing the second time.
+
+        Device, dtype, training mode and whether the parameters require gradients are kept, so
+        that a deployed block fine-tunes, or stays frozen, like any convolution.
+        """
+        if self.deploy:
+            return
+        kernel, bias = self.equivalent_kernel_bias()
+        like = self.branch_conv_list[0].conv.weight
+        conv = self._conv(nn.Conv2d, self.kernel_size, bias=True).to(like)
+        conv.weight.data.copy_(kernel.detach())
+        conv.bias.data.copy_(bias.detach())
+        conv.requires_grad_(like.requires_grad).train(self.training)
+        self.branch_reparam = conv
+        del self.branch_conv_list, self.branch_scale, self.branch_norm
+        self.deploy = True
+
+    def switch_to_branches(self, noise: float, generator: Generator) -> None:
+        """Replace the one convolution by branches of the same function in eval mode, in place.
+
+        The reverse of :meth:`switch_to_deploy`: the norms get mean 0 and variance 1, which are
+        not those of any data yet. Does nothing to a block that has branches.
+
+        Args:
+            noise (float): How different the convolution branches start, see
+                :func:`~mmone.models.blocks.reparam.split_kernel`.
+            generator (torch.Generator): What draws the noise.
+        """
+        if not self.deploy:
+            return
+        conv = self.branch_reparam
+        parts = reparam.split_kernel(conv.weight.detach(), self.num_convs, self.use_scale,
+                                     self.use_skip, self.groups, noise, generator)
+        del self.branch_reparam
+        self.deploy = False
+        self._build_branches()
+        self.to(conv.weight)
+        for (branch, norm), part in zip(self.branches(), parts):
+            norm.running_var.fill_(1 - norm.eps)
+            nn.init.constant_(norm.weight, 1)
+            nn.init.zeros_(norm.bias)
+            (norm.weight if branch is None else branch.weight).data.copy_(part)
+        self.branch_conv_list[0].norm.bias.data.copy_(conv.bias.detach())
+        self.requires_grad_(conv.weight.requires_grad).train(self.training)
+
+    def fold_state_dict(self, state_dict: dict[str, Tensor], prefix: str) -> None:
+        """Replace this block's branches in ``state_dict`` by the deployed weights, in place.
+
+        Args:
+            state_dict (dict[str, Tensor]): Holds training-form weights under ``prefix``.
+            prefix (str): The block's name with its dot, e.g. ``'backbone.stage0.'``.
+
+        Raises:
+            InputError: If the branches in ``state_dict`` are not this block's; says how.
+        """
+        names = [key for key in state_dict if key.startswith(prefix + 'branch_')]
+        first = state_dict[names[0]]
+        twin = MobileOneBlock(
+            self.in_channels, self.out_channels, self.kernel_size, self.num_convs,
+            stride=self.stride, dilation=self.dilation, groups=self.groups,
+            use_scale=self.use_scale, use_skip=self.use_skip, norm_cfg=self.norm_cfg)
+        twin.to(device=first.device, dtype=self.branch_reparam.weight.dtype)
+        try:
+            twin.load_state_dict({name[len(prefix):]: state_dict.pop(name) for name in names})
+        except RuntimeError as error:
+            # torch's message has a heading, then a line for each problem.
+            reason = str(error).split('\n')[1].strip()
+            raise InputError(f'{prefix[:-1]}: {reason}') from None
+        kernel, bias = twin.equivalent_kernel_bias()
+        state_dict[prefix + 'branch_reparam.weight'] = kernel.detach()
+        state_dict[prefix + 'branch_reparam.bias'] = bias.detach()

@@ -1,0 +1,472 @@
+"""Fused branches are the branches: outputs, gradients and running statistics, in training."""
+import copy
+import os
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from mmengine.registry import MODELS
+from torch import nn
+
+from mmone import InputError
+from mmone.models import MobileOne, branch_statistics, fused_branches
+from mmone.models.blocks.branch_statistics import Covariance, DepthwiseCovariance, Direct
+from mmone.models.blocks.mobileone_block import MobileOneBlock
+
+# in, out, kernel, groups
+DENSE = [(3, 8, 3, 1), (8, 8, 3, 1), (8, 8, 1, 1), (8, 12, 1, 1)]
+# Less than a vector of channels, one, and more.
+DEPTHWISE = [(5, 5, 3, 5), (16, 16, 3, 16), (37, 37, 3, 37)]
+FORMATS = [torch.contiguous_format, torch.channels_last]
+# What the block's input, or every parameter, differs by is measured against the largest of its kind.
+EXACT = 1e-9
+
+
+def twins(block, moved, dtype=torch.float64):
+    """The block with every parameter moved, separate and fused, with an activation that has no kink."""
+    block = moved(block).to(dtype).train()
+    block.act = nn.Tanh()
+    block.branch_mode = 'separate'
+    twin = copy.deepcopy(block)
+    twin.branch_mode = 'fused'
+    return block, twin
+
+
+def trained(module, x, seed=1):
+    """What one forward and backward pass leaves: name -> tensor."""
+    x = x.detach().requires_grad_()
+    out = module(x)
+    outs = out if isinstance(out, tuple) else (out, )
+    generator = torch.Generator().manual_seed(seed)
+    sum((out * torch.randn(out.shape, generator=generator).to(out.dtype)).sum() for out in outs).backward()
+    left = {f'output {i}': out.detach() for i, out in enumerate(outs)}
+    left['input'] = x.grad
+    left |= {f'gradient of {name}': parameter.grad for name, parameter in module.named_parameters()}
+    left |= {name: buffer for name, buffer in module.named_buffers() if buffer.is_floating_point()}
+    return {name: value.clone() for name, value in left.items()}
+
+
+def distances(found, expected):
+    """Name -> relative difference of everything that :func:`trained` gives."""
+    assert found.keys() == expected.keys()
+    scale = max(value.abs().max() for name, value in expected.items() if name.startswith('gradient'))
+    return {name: ((found[name].double() - value.double()).abs().max()
+                   / (scale if name.startswith('gradient') else value.abs().max()).double().clamp(min=1e-30)).item()
+            for name, value in expected.items()}
+
+
+@pytest.fixture(params=['compiled', 'PyTorch alone'])
+def ways(request, monkeypatch):
+    if request.param == 'compiled':
+        assert branch_statistics._ext is not None, 'the compiled module was not built'
+    else:
+        monkeypatch.setattr(branch_statistics, '_ext', None)
+    return request.param
+
+
+@pytest.mark.parametrize('memory_format', FORMATS)
+@pytest.mark.parametrize('size', [(9, 12), (7, 7), (1, 5), (2, 2)], ids=str)
+@pytest.mark.parametrize('dilation', [1, 2, 4])
+@pytest.mark.parametrize('stride', [1, 2])
+@pytest.mark.parametrize('k', [1, 4])
+@pytest.mark.parametrize('shape', DEPTHWISE, ids=str)
+def test_depthwise_equals_branches(shape, k, stride, dilation, size, memory_format, moved, ways):
+    torch.manual_seed(0)
+    channels, _, kernel_size, groups = shape
+    separate, fused = twins(MobileOneBlock(channels, channels, kernel_size, k, stride, dilation, groups), moved)
+    x = torch.randn(3, channels, *size, dtype=torch.float64).contiguous(memory_format=memory_format) + 0.5
+    assert max(distances(trained(fused, x), trained(separate, x)).values()) < EXACT
+
+
+@pytest.mark.parametrize('memory_format', FORMATS)
+@pytest.mark.parametrize('size', [(9, 12), (7, 7), (1, 5)], ids=str)
+@pytest.mark.parametrize('geometry', [(1, 1), (2, 1), (1, 2), (2, 2)], ids=str)
+@pytest.mark.parametrize('k', [1, 4])
+@pytest.mark.parametrize('shape', DENSE, ids=str)
+def test_dense_equals_branches(shape, k, geometry, size, memory_format, moved):
+    torch.manual_seed(0)
+    separate, fused = twins(MobileOneBlock(*shape[:3], k, *geometry, groups=shape[3]), moved)
+    x = torch.randn(3, shape[0], *size, dtype=torch.float64).contiguous(memory_format=memory_format) + 0.5
+    assert max(distances(trained(fused, x), trained(separate, x)).values()) < EXACT
+
+
+@pytest.mark.parametrize('use_scale', [True, False])
+@pytest.mark.parametrize('use_skip', [True, False])
+@pytest.mark.parametrize('shape', [(6, 6, 3, 1), (6, 6, 3, 6), (6, 6, 5, 6)], ids=str)
+def test_every_set_of_branches(shape, use_scale, use_skip, moved, ways):
+    torch.manual_seed(0)
+    separate, fused = twins(
+        MobileOneBlock(*shape[:3], 2, groups=shape[3], use_scale=use_scale, use_skip=use_skip), moved)
+    x = torch.randn(2, 6, 8, 7, dtype=torch.float64)
+    assert max(distances(trained(fused, x), trained(separate, x)).values()) < EXACT
+
+
+def test_large_matrices_equal_branches(moved):
+    # Their products are taken as convolutions, and their positions in several parts.
+    separate, fused = twins(MobileOneBlock(160, 144, 1, 4), moved)
+    x = torch.rand(9, 160, 40, 40, dtype=torch.float64)
+    assert x.numel() > branch_statistics.CHUNK and 160**2 > branch_statistics.LARGE
+    assert max(distances(trained(fused, x), trained(separate, x)).values()) < EXACT
+
+
+@pytest.mark.parametrize('size', [(9, 12), (1, 1), (40, 33)], ids=str)
+@pytest.mark.parametrize('act', ['ReLU', 'Tanh', 'SE'])
+@pytest.mark.parametrize('shape', [(8, 8), (8, 12), (1, 1), (1, 3), (37, 37), (400, 24)], ids=str)
+def test_one_pass_equals_branches(shape, act, size, moved, monkeypatch):
+    calls = []
+    real = fused_branches.NormalizedConvolution.apply
+    monkeypatch.setattr(fused_branches.NormalizedConvolution, 'apply', lambda *args: calls.append(1) or real(*args))
+    torch.manual_seed(0)
+    separate, fused = twins(MobileOneBlock(*shape, 1, 1, se_cfg=dict() if act == 'SE' else None), moved)
+    if act != 'Tanh':
+        separate.act, fused.act = nn.ReLU(), nn.ReLU(inplace=True)
+    x = torch.randn(3, shape[0], *size, dtype=torch.float64).contiguous(memory_format=torch.channels_last) + 0.5
+    assert max(distances(trained(fused, x), trained(separate, x)).values()) < EXACT
+    assert calls
+    # Of an image nothing is asked, and what comes back from a mean is one value seen many times.
+    for block in (separate, fused):
+        block.zero_grad()
+        block(x).mean().backward()
+    for found, expected in zip(fused.parameters(), separate.parameters()):
+        torch.testing.assert_close(found.grad, expected.grad, rtol=1e-9, atol=1e-12)
+
+
+def test_the_same_numbers_each_time():
+    # Whatever thread is done first.
+    model = MobileOne('s1', channels_last=True, branch_mode='fused').train()
+    x = torch.randn(4, 3, 96, 96)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        first, second = (trained(copy.deepcopy(model), x) for _ in range(2))
+    finally:
+        torch.set_num_threads(threads)
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+@pytest.mark.parametrize('memory_format', FORMATS)
+@pytest.mark.parametrize('arch', ['s0', 's1', 's2', 's3', 's4'])
+def test_networks_equal_branches(arch, memory_format, ways):
+    torch.manual_seed(0)
+    model = MobileOne(arch, branch_mode='separate')
+    model.init_weights()
+    model.double().train()
+    twin = MobileOne(arch, branch_mode='fused').double().train()
+    assert model.state_dict().keys() == twin.state_dict().keys()
+    twin.load_state_dict(model.state_dict())
+    x = torch.randn(4, 3, 97, 64, dtype=torch.float64).contiguous(memory_format=memory_format)
+    assert max(distances(trained(twin, x), trained(model, x)).values()) < EXACT
+
+
+@pytest.mark.parametrize('strides, dilations', [((2, 2, 2, 2, 1), (1, 1, 1, 1, 2)),
+                                                ((2, 2, 2, 1, 1), (1, 1, 1, 2, 4))], ids=['d16', 'd8'])
+def test_dilated_networks_equal_branches(strides, dilations):
+    torch.manual_seed(0)
+    options = dict(strides=strides, dilations=dilations, out_indices=(1, 3, 4))
+    model = MobileOne('s0', branch_mode='separate', **options)
+    model.init_weights()
+    model.double().train()
+    twin = MobileOne('s0', branch_mode='fused', **options).double().train()
+    twin.load_state_dict(model.state_dict())
+    x = torch.randn(2, 3, 64, 65, dtype=torch.float64)
+    assert max(distances(trained(twin, x), trained(model, x)).values()) < EXACT
+
+
+def rounding(block, x, moved, run=lambda function: function()):
+    """How far separate and fused float32 are from float64 branches: name -> (separate, fused)."""
+    separate, fused = twins(block, moved, torch.float32)
+    exact = trained(copy.deepcopy(separate).double(), x.double())
+    return {name: (of_separate, of_fused) for (name, of_separate), of_fused in zip(
+        distances(run(lambda: trained(separate, x)), exact).items(),
+        distances(run(lambda: trained(fused, x)), exact).values())}
+
+
+BLOCKS = [(3, 24, 3, 1, 1, 2), (24, 24, 3, 24, 4, 1), (24, 24, 3, 24, 1, 2), (24, 24, 1, 1, 4, 1), (24, 40, 1, 1, 4, 1),
+          (24, 24, 1, 1, 1, 1), (24, 40, 1, 1, 1, 1)]
+
+
+@pytest.mark.parametrize('mean', [0.5, 1000])
+@pytest.mark.parametrize('shape', BLOCKS, ids=str)
+def test_rounding_is_at_most_twice_that_of_the_branches(shape, mean, moved, ways):
+    torch.manual_seed(0)
+    channels, width, kernel_size, groups, k, stride = shape
+    block = MobileOneBlock(channels, width, kernel_size, k, stride, groups=groups)
+    x = (torch.randn(8, channels, 32, 32) + mean).contiguous(memory_format=torch.channels_last)
+    both = rounding(block, x, moved)
+    # Of each kind the worst: single values are lucky in one mode or the other.
+    for kind in ('output', 'input', 'gradient', 'running_mean', 'running_var'):
+        worst = [max(pair[i] for name, pair in both.items() if kind in name) for i in range(2)]
+        assert worst[1] <= 2 * worst[0] + 1e-6, kind
+
+
+@pytest.mark.parametrize('shape', BLOCKS, ids=str)
+def test_rounding_of_bfloat16_is_at_most_twice_that_of_the_branches(shape, moved, ways):
+    torch.manual_seed(0)
+    channels, width, kernel_size, groups, k, stride = shape
+    block = MobileOneBlock(channels, width, kernel_size, k, stride, groups=groups)
+    x = torch.randn(8, channels, 32, 32).bfloat16().float()  # what autocast makes of it
+
+    def run(function):
+        with torch.autocast('cpu', dtype=torch.bfloat16):
+            return function()
+
+    both = rounding(block, x, moved, run)
+    for kind in ('output', 'input', 'gradient', 'running_mean', 'running_var'):
+        worst = [max(pair[i] for name, pair in both.items() if kind in name) for i in range(2)]
+        assert worst[1] <= 2 * worst[0], kind
+    # Statistics are float32's, whatever autocast computes in.
+    assert max(pair[1] for name, pair in both.items() if 'running' in name) < 1e-5
+
+
+def test_half_precision_parameters(moved, ways):
+    separate, fused = twins(MobileOneBlock(8, 8, 3, 2, groups=8), moved, torch.bfloat16)
+    x = torch.randn(4, 8, 16, 16).bfloat16()
+    out = fused(x)
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out, separate(x), rtol=0.05, atol=0.1)
+    assert fused.branch_norm.running_var.dtype == torch.bfloat16
+
+
+def test_dead_and_constant_channels(moved, ways):
+    separate, fused = twins(MobileOneBlock(4, 4, 3, 2, groups=4), moved)
+    x = torch.randn(2, 4, 6, 6, dtype=torch.float64)
+    x[:, 0], x[:, 1] = 0, 3
+    for name, distance in distances(trained(fused, x), trained(separate, x)).items():
+        assert distance < 1e-7, name
+
+
+# What a training does with a model
+
+
+def _train(model, steps=3):
+    """Real steps; the losses."""
+    torch.manual_seed(0)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.01, momentum=0.9)
+    losses = []
+    for _ in range(steps):
+        loss = (model(torch.randn(4, 3, 64, 64, dtype=torch.float64))[-1] - 1).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+OPTIONS = {
+    'plain': {}, 'with_cp': dict(with_cp=True), 'frozen_stages': dict(frozen_stages=1),
+    'with_cp, channels_last': dict(with_cp=True, channels_last=True),
+    'norm_eval': dict(norm_eval=True), 'channels_last': dict(channels_last=True),
+    'cumulative average': dict(norm_cfg=dict(type='BN', momentum=None)),
+    'frozen affine': dict(norm_cfg=dict(type='BN', requires_grad=False)),
+    'SyncBN alone': dict(norm_cfg=dict(type='SyncBN')),
+}  # yapf: disable
+TINY = dict(num_blocks=(1, 2, 1, 1), width_factor=(0.25, 0.25, 0.25, 0.125), num_conv_branches=(3, 2, 1, 2),
+            num_se_blocks=(0, 1, 0, 0))
+
+
+@pytest.mark.parametrize('options', OPTIONS.values(), ids=OPTIONS)
+def test_trainings_are_the_same(options):
+    torch.manual_seed(0)
+    model = MobileOne(TINY, branch_mode='separate', **options)
+    model.init_weights()
+    twin = MobileOne(TINY, branch_mode='fused', **options)
+    twin.load_state_dict(model.state_dict())
+    averaged = copy.deepcopy(twin)  # what an EMA is made of
+    model.double().train()
+    twin.double().train()
+    torch.testing.assert_close(_train(twin), _train(model), rtol=1e-9, atol=0)
+    for (name, value), expected in zip(twin.state_dict().items(), model.state_dict().values()):
+        torch.testing.assert_close(value, expected, rtol=1e-7, atol=1e-9, msg=name)
+    assert averaged.state_dict().keys() == twin.state_dict().keys()
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    torch.testing.assert_close(twin.eval()(x)[-1], model.eval()(x)[-1])
+
+
+def test_mode_may_change_at_a_resume():
+    torch.manual_seed(0)
+    model = MobileOne(TINY, branch_mode='separate').double().train()
+    through = copy.deepcopy(model)
+    expected = _train(model, 2) + _train(model, 2)
+    first = _train(through, 2)
+    resumed = MobileOne(TINY, branch_mode='fused').double().train()
+    resumed.load_state_dict(through.state_dict())
+    torch.testing.assert_close(first + _train(resumed, 2), expected, rtol=1e-8, atol=0)
+
+
+def test_torch_compile_of_the_whole_model():
+    torch.manual_seed(0)
+    model = MobileOne(TINY, branch_mode='fused').double().train()
+    x = torch.randn(4, 3, 64, 64, dtype=torch.float64)
+    expected = trained(copy.deepcopy(model), x)
+    found = trained(torch.compile(model, backend='aot_eager'), x)
+    found = {name.replace('_orig_mod.', ''): value for name, value in found.items()}
+    assert max(distances(found, expected).values()) < EXACT
+
+
+def test_gradients_do_not_share_memory():
+    block = MobileOneBlock(4, 4, 3, 3, groups=4, branch_mode='fused').train()
+    block(torch.randn(2, 4, 5, 5)).sum().backward()
+    memory = {}
+    for name, parameter in block.named_parameters():
+        start = parameter.grad.data_ptr()
+        for other, (first, last) in memory.items():
+            assert start >= last or start + parameter.grad.numel() * 4 <= first, (name, other)
+        memory[name] = start, start + parameter.grad.numel() * 4
+
+
+@pytest.mark.parametrize('shape', [(8, 8, 1, 1), (8, 8, 3, 8)], ids=str)
+def test_one_value_a_channel_is_batch_norms_own_error(shape):
+    messages = []
+    for mode in ('separate', 'fused'):
+        block = MobileOneBlock(*shape[:3], 2, groups=shape[3], branch_mode=mode).train()
+        before = copy.deepcopy(block.state_dict())
+        with pytest.raises(ValueError) as error:
+            block(torch.randn(1, 8, 1, 1))
+        messages.append(str(error.value))
+        if mode == 'fused':  # nothing half done
+            assert all(torch.equal(value, before[name]) for name, value in block.state_dict().items())
+    assert messages[0] == messages[1]
+
+
+def test_evaluation_and_foreign_norms_are_separate(monkeypatch):
+    def fail(*args):
+        raise AssertionError('fused')
+
+    monkeypatch.setattr('mmone.models.blocks.mobileone_block.fused_convolution', fail)
+    x = torch.randn(2, 8, 8, 8)
+    block = MobileOneBlock(8, 8, 3, 2, groups=8, branch_mode='fused')
+    block.eval()(x)
+    block.train().branch_norm.eval()
+    block(x)
+
+    class Norm(nn.BatchNorm2d):
+
+        def forward(self, x):
+            return super().forward(x) * 2
+
+    MODELS.register_module('FusedTestNorm', module=Norm)
+    try:
+        MobileOneBlock(8, 8, 3, 2, groups=8, norm_cfg=dict(type='FusedTestNorm'), branch_mode='fused').train()(x)
+    finally:
+        MODELS._module_dict.pop('FusedTestNorm')
+    with pytest.raises(AssertionError, match='fused'):
+        block.train()(x)
+
+
+def test_auto_takes_what_was_measured_to_be_faster(monkeypatch):
+    calls = []
+    real = fused_branches.fused_convolution
+    monkeypatch.setattr('mmone.models.blocks.mobileone_block.fused_convolution',
+                        lambda x, weights, *rest: calls.append(len(weights)) or real(x, weights, *rest))
+
+    def fuses(block, *size, permuted=False):
+        calls.clear()
+        x = torch.randn(*size)
+        block.train()(x.permute(0, 3, 1, 2) if permuted else x)
+        return bool(calls)
+
+    assert fuses(MobileOneBlock(16, 16, 3, 4, groups=16), 4, 16, 28, 28)
+    assert fuses(MobileOneBlock(16, 16, 3, 1, groups=16), 4, 16, 28, 28)
+    assert fuses(MobileOneBlock(16, 16, 1, 4), 4, 16, 28, 28)
+    assert not fuses(MobileOneBlock(16, 16, 3, 1, stride=2, groups=16), 4, 16, 64, 64)  # to be converted first
+    assert not fuses(MobileOneBlock(16, 16, 1, 1), 4, 16, 28, 28)
+    assert fuses(MobileOneBlock(16, 16, 1, 1), 4, 64, 64, 16, permuted=True)
+    assert not fuses(MobileOneBlock(16, 16, 1, 1), 4, 28, 28, 16, permuted=True)
+    assert not fuses(MobileOneBlock(64, 64, 1, 4), 2, 64, 2, 2)  # Σ costs more than what it saves
+    assert not fuses(MobileOneBlock(3, 8, 3, 1, stride=2), 2, 3, 32, 32)
+    assert fuses(MobileOneBlock(3, 8, 3, 1, stride=2), 5, 3, 256, 256)
+    monkeypatch.setattr(branch_statistics, '_ext', None)
+    assert not fuses(MobileOneBlock(16, 16, 3, 4, groups=16), 4, 16, 28, 28)
+    assert fuses(MobileOneBlock(16, 16, 3, 4, groups=16), 16, 16, 28, 28)
+    of = branch_statistics.Branches(3, 1, 1, 16, 4, True, 1e-5)
+    assert not fused_branches.pays(torch.empty(64, 16, 56, 56, device='meta'), of)  # not measured there
+
+
+def test_ways(monkeypatch):
+    x = torch.empty(1, 8, 4, 4)
+    of = branch_statistics.Branches(3, 1, 1, 8, 2, True, 1e-5)
+    assert branch_statistics.way_of(x, of) is DepthwiseCovariance
+    assert branch_statistics.way_of(x, of._replace(groups=1)) is Covariance
+    assert branch_statistics.way_of(x, of._replace(kernel_size=5)) is Direct
+    monkeypatch.setattr(branch_statistics, '_ext', None)
+    assert branch_statistics.way_of(x, of) is Direct
+
+
+def test_unknown_modes_and_groups_that_do_not_fuse_are_named():
+    with pytest.raises(InputError, match="branch_mode must be one of auto, separate, fused, got 'fast'"):
+        MobileOne('s0', branch_mode='fast')
+    with pytest.raises(InputError, match='2 groups of 8 channels.*branch_mode=.auto'):
+        MobileOneBlock(8, 8, 3, 2, groups=2, branch_mode='fused')
+    MobileOneBlock(8, 8, 3, 2, groups=2).train()(torch.randn(2, 8, 4, 4))
+
+
+# Several processes
+
+
+def _block(mode, norm='BN'):
+    torch.manual_seed(0)
+    block = nn.Sequential(
+        MobileOneBlock(3, 8, 3, 1, stride=2, norm_cfg=dict(type=norm), branch_mode=mode),
+        MobileOneBlock(8, 8, 3, 3, groups=8, norm_cfg=dict(type=norm), branch_mode=mode),
+        MobileOneBlock(8, 8, 1, 3, norm_cfg=dict(type=norm), branch_mode=mode),
+        MobileOneBlock(8, 8, 1, 1, norm_cfg=dict(type=norm), branch_mode=mode)).double().train()
+    for parameter in block.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    for module in block[:-1]:
+        module.act = nn.Tanh()
+    return block.to(memory_format=torch.channels_last)
+
+
+IMAGES = [2, 3]  # of each process
+
+
+def _process(rank, folder):
+    os.environ['OMP_NUM_THREADS'] = '1'
+    torch.set_num_threads(1)
+    dist.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=len(IMAGES))
+    x = torch.load(f'{folder}/x.pth')
+    start = sum(IMAGES[:rank])
+    own = x[start:start + IMAGES[rank]].requires_grad_()
+    factors = torch.load(f'{folder}/factors.pth')[start:start + IMAGES[rank]]
+    block = _block('fused', 'SyncBN')
+    out = block(own)
+    (out * factors).sum().backward()
+    parallel = nn.parallel.DistributedDataParallel(_block('fused'))
+    (parallel(own.detach()) * factors).sum().backward()
+    torch.save(dict(out=out.detach(), input=own.grad, parameters=[p.grad for p in block.parameters()],
+                    buffers=list(block.buffers()), parallel=[p.grad for p in parallel.parameters()]),
+               f'{folder}/{rank}.pth')
+    dist.destroy_process_group()
+
+
+def test_several_processes(tmp_path):
+    # Synchronized: BatchNorm over all of the batch. nn.SyncBatchNorm is defined by it, and runs on GPUs only.
+    torch.manual_seed(1)
+    x = torch.randn(sum(IMAGES), 3, 12, 12, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    factors = torch.randn(sum(IMAGES), 8, 6, 6, dtype=torch.float64)
+    torch.save(x, tmp_path / 'x.pth')
+    torch.save(factors, tmp_path / 'factors.pth')
+    mp.spawn(_process, (str(tmp_path), ), nprocs=len(IMAGES))
+    found = [torch.load(tmp_path / f'{rank}.pth') for rank in range(len(IMAGES))]
+
+    block = _block('separate')
+    x.requires_grad_()
+    out = block(x)
+    (out * factors).sum().backward()
+    torch.testing.assert_close(torch.cat([part['out'] for part in found]), out.detach(), rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(torch.cat([part['input'] for part in found]), x.grad, rtol=1e-9, atol=1e-10)
+    for *grads, parameter in zip(*(part['parameters'] for part in found), block.parameters()):
+        torch.testing.assert_close(sum(grads), parameter.grad, rtol=1e-9, atol=1e-9)
+    for part in found:
+        for buffer, expected in zip(part['buffers'], block.buffers()):
+            torch.testing.assert_close(buffer, expected, rtol=1e-9, atol=1e-10)
+
+    # Data parallel, each process with its own statistics: the mean of what each would have.
+    parts = [_block('separate') for _ in IMAGES]
+    for part, own, own_factors in zip(parts, x.detach().split(IMAGES), factors.split(IMAGES)):
+        (part(own) * own_factors).sum().backward()
+    for grad, *parameters in zip(found[0]['parallel'], *(part.parameters() for part in parts)):
+        torch.testing.assert_close(grad, sum(p.grad for p in parameters) / len(parts), rtol=1e-9, atol=1e-9)

@@ -1,0 +1,150 @@
+"""Blocks: branches and the folded convolution are one function."""
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from mmone import InputError
+from mmone.models.blocks.mobileone_block import MobileOneBlock, PointwiseConv2d
+from tests.conftest import relative_difference
+
+# in, out, kernel, groups: stem-like dense, depthwise, pointwise with and without the skip branch
+SHAPES = [(3, 8, 3, 1), (8, 8, 3, 8), (8, 8, 1, 1), (8, 12, 1, 1)]
+
+
+def _trained(block, channels, steps=3):
+    """Real SGD steps, so that statistics, affine parameters and weights have all moved."""
+    optimizer = torch.optim.SGD(block.parameters(), lr=0.1)
+    for _ in range(steps):
+        x = torch.randn(4, channels, 9, 11).to(next(block.parameters()).dtype) * 2 + 0.5
+        loss = (block.train()(x) - 1).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return block.eval()
+
+
+@pytest.mark.parametrize('shape', SHAPES, ids=str)
+@pytest.mark.parametrize('stride', [1, 2])
+@pytest.mark.parametrize('dilation', [1, 2])
+@pytest.mark.parametrize('k', [1, 4])
+def test_deployed_equals_branches(shape, stride, dilation, k):
+    in_channels, out_channels, kernel_size, groups = shape
+    block = MobileOneBlock(in_channels, out_channels, kernel_size, k, stride, dilation, groups)
+    _trained(block.double(), in_channels)
+    deployed = copy.deepcopy(block)
+    deployed.switch_to_deploy()
+    block32 = copy.deepcopy(block).float()
+    deployed32 = copy.deepcopy(block32)
+    deployed32.switch_to_deploy()
+    for size in [(12, 12), (13, 7), (1, 1)]:
+        x = torch.randn(2, in_channels, *size, dtype=torch.float64)
+        assert relative_difference(deployed(x), block(x)) < 1e-10
+        assert relative_difference(deployed32(x.float()), block32(x.float())) < 1e-5
+
+
+@pytest.mark.parametrize('norm_cfg', [
+    dict(type='BN', eps=1e-3, momentum=0.03),
+    dict(type='BN', eps=0.1),
+    dict(type='SyncBN', momentum=0.2),
+    dict(type='BN', requires_grad=False),
+], ids=str)
+@pytest.mark.parametrize('se_cfg', [None, dict(ratio=16)])
+def test_deployed_equals_branches_for_every_norm_and_se(norm_cfg, se_cfg, moved):
+    block = moved(MobileOneBlock(8, 8, 3, 2, groups=8, norm_cfg=norm_cfg, se_cfg=se_cfg))
+    block.double().eval()
+    deployed = copy.deepcopy(block)
+    deployed.switch_to_deploy()
+    x = torch.randn(2, 8, 7, 9, dtype=torch.float64)
+    assert relative_difference(deployed(x), block(x)) < 1e-10
+
+
+@pytest.mark.parametrize('use_scale', [True, False])
+@pytest.mark.parametrize('use_skip', [True, False])
+def test_branch_switches(use_scale, use_skip, moved):
+    block = moved(MobileOneBlock(6, 6, 3, 3, use_scale=use_scale, use_skip=use_skip)).eval()
+    assert len(list(block.branches())) == 3 + use_scale + use_skip
+    x = torch.randn(1, 6, 5, 5)
+    expected = block(x)
+    block.switch_to_deploy()
+    torch.testing.assert_close(block(x), expected)
+
+
+def test_switching_twice_is_once_and_keeps_mode_and_gradients():
+    block = MobileOneBlock(4, 4, 3, 2).train()
+    block.switch_to_deploy()
+    weight = block.branch_reparam.weight
+    block.switch_to_deploy()
+    assert block.branch_reparam.weight is weight
+    assert block.training and block.branch_reparam.training and weight.requires_grad
+    assert not any(name.startswith(('branch_conv', 'branch_scale', 'branch_norm'))
+                   for name in block.state_dict())
+
+    frozen = MobileOneBlock(4, 4, 3, 2).eval().requires_grad_(False)
+    frozen.switch_to_deploy()
+    assert not any(p.requires_grad for p in frozen.parameters()) and not frozen.training
+
+
+def test_equivalent_kernel_is_differentiable(moved):
+    block = moved(MobileOneBlock(4, 4, 3, 2)).double().eval()
+    x = torch.randn(2, 4, 6, 6, dtype=torch.float64)
+    kernel, bias = block.equivalent_kernel_bias()
+    torch.relu(nn.functional.conv2d(x, kernel, bias, padding=1)).sum().backward()
+    through_kernel = [p.grad.clone() for p in block.parameters()]
+    block.zero_grad()
+    block(x).sum().backward()
+    for ours, p in zip(through_kernel, block.parameters()):
+        torch.testing.assert_close(ours, p.grad, rtol=1e-9, atol=1e-9)
+
+
+def test_sliced_pointwise_conv_equals_the_strided_one():
+    ours, theirs = PointwiseConv2d(3, 5, 1, stride=2, bias=False), nn.Conv2d(
+        3, 5, 1, stride=2, bias=False)
+    theirs.load_state_dict(ours.state_dict())
+    for size in [(8, 8), (7, 5)]:
+        x = torch.randn(2, 3, *size)
+        torch.testing.assert_close(ours(x), theirs(x))
+
+
+def test_channels_last_training_of_the_stem_on_cpu():
+    """PyTorch's own strided 1×1 convolution corrupts memory here."""
+    block = MobileOneBlock(3, 64, 3, 1, stride=2)
+    twin = copy.deepcopy(block).to(memory_format=torch.channels_last)
+    x = torch.randn(8, 3, 64, 64)
+    for model, inputs in ((block, x), (twin, x.to(memory_format=torch.channels_last))):
+        for _ in range(3):
+            model.zero_grad()
+            model(inputs).square().mean().backward()
+    for a, b in zip(block.parameters(), twin.parameters()):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize('momentum', [0.1, None])
+def test_checkpointing_changes_nothing_but_memory(momentum):
+    norm_cfg = dict(type='BN', momentum=momentum)
+    plain = MobileOneBlock(4, 4, 3, 2, norm_cfg=norm_cfg, se_cfg=dict()).double()
+    checkpointed = copy.deepcopy(plain)
+    checkpointed.with_cp = True
+    x = torch.randn(3, 4, 6, 6, dtype=torch.float64)
+    grads = []
+    for block in (plain, checkpointed):
+        for step in range(2):
+            inputs = (x + step).requires_grad_()
+            block.zero_grad()
+            block(inputs).square().sum().backward()
+        grads.append(inputs.grad)
+    torch.testing.assert_close(*grads, rtol=0, atol=1e-12)
+    for (name, a), b in zip(plain.state_dict().items(), checkpointed.state_dict().values()):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12, msg=name)
+    for a, b in zip(plain.parameters(), checkpointed.parameters()):
+        torch.testing.assert_close(a.grad, b.grad, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize('norm_cfg', [
+    dict(type='GN', num_groups=2), dict(type='LN'), dict(type='IN'),
+    dict(type='BN', affine=False), dict(type='BN', track_running_stats=False),
+], ids=str)
+def test_norms_that_cannot_be_folded_are_refused(norm_cfg):
+    with pytest.raises(InputError, match='BatchNorm'):
+        MobileOneBlock(4, 4, 3, 2, norm_cfg=norm_cfg)
