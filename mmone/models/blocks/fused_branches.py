@@ -18,12 +18,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from . import reparam
 from .branch_statistics import (
+    COMPILES,
     Branches,
     DepthwiseCovariance,
     Direct,
@@ -34,6 +35,10 @@ from .branch_statistics import (
     is_compiling,
     way_of,
 )
+from .running_statistics import update_running_statistics
+
+# The forward passes of norms that are computed here.
+FUSABLE = (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward)
 
 
 def _synchronize(mean: Tensor, var: Tensor, count: int, group: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -255,3 +260,51 @@ def fused_convolution(x: Tensor, weights: list[Tensor], gammas: list[Tensor], be
         x = x.to(dtype)
     out, mean, var = FusedConvolution.apply(x, of, len(weights), *weights, *gammas, *betas)
     return out.relu_() if of.relu else out, mean, var
+
+
+def forward_block(block: nn.Module, x: Tensor) -> Tensor | None:
+    """The output of a :class:`MobileOneBlock` in training form, computed as one convolution.
+
+    Updates the running statistics of the norms as the branches would.
+
+    Args:
+        block (MobileOneBlock): Its ``branch_mode`` is heeded.
+        x (Tensor): (N, C_in, H, W).
+
+    Returns:
+        Tensor | None: (N, C_out, H', W'), after SE and the activation; None where the branches are to be
+        computed one by one: fused ones were not measured to be faster, or the norms compute something else.
+    """
+    convs, norms = zip(*block.branches())
+    if block.branch_mode == 'separate' or not _fusable(norms):
+        return None
+    relu = type(block.act) is nn.ReLU and isinstance(block.se, nn.Identity)
+    spec = Branches(block.kernel_size, block.stride, block.dilation, block.groups, block.num_convs,
+                    convs[-1] is None, norms[0].eps, relu, _process_group(norms[0]))
+    if block.branch_mode == 'auto' and not pays(x, spec):
+        return None
+    size = spec.output_size(x, block.out_channels)
+    if spec.process_group is None and spec.positions(x) == 1:
+        # In the words of BatchNorm, which has no variance of one value either.
+        raise ValueError(f'Expected more than 1 value per channel when training, got input size {size}')
+    out, mean, var = fused_convolution(x, [conv.weight for conv in convs if conv is not None],
+                                       [norm.weight for norm in norms], [norm.bias for norm in norms], spec)
+    update_running_statistics(norms, mean, var)
+    return out if relu else block.act(block.se(out))
+
+
+def _fusable(norms: tuple[nn.Module, ...]) -> bool:
+    """Whether all norms are BatchNorms of one kind that take the statistics of the batch."""
+    first = norms[0]
+    if is_compiling() and not COMPILES:
+        return False
+    return type(first).forward in FUSABLE and all(
+        norm.training and type(norm) is type(first)
+        and (norm.eps, norm.momentum) == (first.eps, first.momentum) for norm in norms)
+
+
+def _process_group(norm: nn.Module) -> Any:
+    """What a SyncBatchNorm takes its statistics over; None for those of this process alone."""
+    if isinstance(norm, nn.SyncBatchNorm) and dist.is_available() and dist.is_initialized():
+        return norm.process_group or dist.group.WORLD
+    return None

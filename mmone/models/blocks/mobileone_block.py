@@ -1,26 +1,22 @@
 """The MobileOne block: many linear branches while training, one convolution deployed."""
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule, build_activation_layer, build_norm_layer
 from mmengine.model import BaseModule, ModuleList, Sequential
 from torch import Generator, Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils.checkpoint import checkpoint
 
 from mmone.errors import InputError
 
 from . import reparam
-from .branch_statistics import COMPILES, Branches, is_compiling
-from .fused_branches import fused_convolution, pays
+from .fused_branches import forward_block
+from .running_statistics import frozen_running_statistics
 
 BRANCH_MODES = ('auto', 'separate', 'fused')
-# Norms that compute what fused_branches computes.
-FUSABLE = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 
 
 class PointwiseConv2d(nn.Conv2d):
@@ -208,82 +204,24 @@ class MobileOneBlock(BaseModule):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) → (N, C_out, ceil(H / stride), ceil(W / stride))."""
         if self.with_cp and x.requires_grad:
-            return checkpoint(
-                self._forward,
-                x,
-                use_reentrant=False,
-                context_fn=lambda: (nullcontext(), self._running_statistics_kept()))
+            norms = [] if self.deploy else [norm for _, norm in self.branches()]
+            return checkpoint(self._forward, x, use_reentrant=False,
+                              context_fn=lambda: (nullcontext(), frozen_running_statistics(norms)))
         return self._forward(x)
 
     def _forward(self, x: Tensor) -> Tensor:
         if self.deploy:
             out = self.branch_reparam(x)
         else:
-            branches = list(self.branches())
-            out = self._fused(x, branches) if self.training else None
+            out = forward_block(self, x) if self.training else None
             if out is not None:
                 return out
             # The last branch first: this way the gradients of x add up a tenth faster.
-            outs = (norm(x if conv is None else conv(x)) for conv, norm in reversed(branches))
+            outs = (norm(x if conv is None else conv(x)) for conv, norm in reversed(list(self.branches())))
             out = next(outs)
             for other in outs:
                 out += other
         return self.act(self.se(out))
-
-    def _fused(self, x: Tensor, branches: list[tuple[nn.Conv2d | None, nn.Module]]) -> Tensor | None:
-        """The output, from one convolution; updates the norms as the branches would.
-
-        None where the norms do not take the batch's statistics, or it does not pay.
-        """
-        convs = [conv for conv, _ in branches if conv is not None]
-        norms = [norm for _, norm in branches]
-        first = norms[0]
-        if is_compiling() and not COMPILES:
-            return None
-        if self.branch_mode == 'separate' or type(first).forward not in FUSABLE or not all(
-                norm.training and type(norm) is type(first)
-                and (norm.eps, norm.momentum) == (first.eps, first.momentum) for norm in norms):
-            return None
-        synchronized = isinstance(first, nn.SyncBatchNorm) and dist.is_available() and dist.is_initialized()
-        relu = type(self.act) is nn.ReLU and isinstance(self.se, nn.Identity)
-        of = Branches(self.kernel_size, self.stride, self.dilation, self.groups, self.num_convs,
-                      len(convs) < len(norms), first.eps, relu,
-                      (first.process_group or dist.group.WORLD) if synchronized else None)
-        if self.branch_mode == 'auto' and not pays(x, of):
-            return None
-
-        if not synchronized:  # BatchNorm's own error, where there is one value a channel
-            F._verify_batch_size(of.output_size(x, self.out_channels))
-        out, mean, var = fused_convolution(x, [conv.weight for conv in convs], [norm.weight for norm in norms],
-                                           [norm.bias for norm in norms], of)
-        momentum = first.momentum
-        with torch.no_grad():
-            if first.num_batches_tracked is not None:
-                torch._foreach_add_([norm.num_batches_tracked for norm in norms], 1)
-                if momentum is None:  # a cumulative average
-                    momentum = 1 / float(first.num_batches_tracked)
-            if momentum:
-                running = [norm.running_mean for norm in norms] + [norm.running_var for norm in norms]
-                torch._foreach_lerp_(running, [*mean.to(running[0]), *var.to(running[0])], momentum)
-        return out if relu else self.act(self.se(out))
-
-    @contextmanager
-    def _running_statistics_kept(self):
-        """Let BatchNorms normalize by the batch without updating their running statistics.
-
-        Recomputing a checkpointed block would otherwise count every batch twice.
-        """
-        norms = [] if self.deploy else [norm for _, norm in self.branches()]
-        saved = [(norm.momentum, getattr(norm, 'num_batches_tracked', None)) for norm in norms]
-        for norm in norms:
-            norm.momentum = 0.0
-            norm.num_batches_tracked = None
-        try:
-            yield
-        finally:
-            for norm, (momentum, num_batches_tracked) in zip(norms, saved):
-                norm.momentum = momentum
-                norm.num_batches_tracked = num_batches_tracked
 
     def equivalent_kernel_bias(self) -> tuple[Tensor, Tensor]:
         """The kernel (C_out, C_in / groups, K, K) and bias (C_out,) equal to the branches.

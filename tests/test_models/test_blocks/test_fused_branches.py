@@ -10,7 +10,8 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from mmone import InputError
-from mmone.models import MobileOne, branch_statistics, fused_branches
+from mmone.models import MobileOne
+from mmone.models.blocks import branch_statistics, fused_branches
 from mmone.models.blocks.branch_statistics import Covariance, DepthwiseCovariance, Direct
 from mmone.models.blocks.mobileone_block import MobileOneBlock
 
@@ -335,7 +336,7 @@ def test_evaluation_and_foreign_norms_are_separate(monkeypatch):
     def fail(*args):
         raise AssertionError('fused')
 
-    monkeypatch.setattr('mmone.models.blocks.mobileone_block.fused_convolution', fail)
+    monkeypatch.setattr('mmone.models.blocks.fused_branches.fused_convolution', fail)
     x = torch.randn(2, 8, 8, 8)
     block = MobileOneBlock(8, 8, 3, 2, groups=8, branch_mode='fused')
     block.eval()(x)
@@ -359,7 +360,7 @@ def test_evaluation_and_foreign_norms_are_separate(monkeypatch):
 def test_auto_takes_what_was_measured_to_be_faster(monkeypatch):
     calls = []
     real = fused_branches.fused_convolution
-    monkeypatch.setattr('mmone.models.blocks.mobileone_block.fused_convolution',
+    monkeypatch.setattr('mmone.models.blocks.fused_branches.fused_convolution',
                         lambda x, weights, *rest: calls.append(len(weights)) or real(x, weights, *rest))
 
     def fuses(block, *size, permuted=False):
