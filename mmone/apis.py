@@ -119,13 +119,13 @@ def get_model(model: str | Path | Config,
         for name, given in (('weights', weights), ('device', device not in (None, 'cpu') and device)):
             if given:
                 raise InputError(f'{model} is an exported model, which has its weights in it and '
-                                 f'computes on the CPU: leave {name} {given} out')
+                                 f'computes on the CPU: leave {given} out', parameter=name)
         from mmone.export.exported import ExportedModel
         return ExportedModel(model).eval()
     cfg, published = find_config(model)
     weights = weights or published
     if weights is None:
-        raise InputError(f'no weights are published for {model}: give a checkpoint')
+        raise InputError(f'no weights are published for {model}: give a checkpoint', parameter='weights')
     cfg = get_config(cfg, deploy)
     scope = cfg.get('default_scope', 'mmengine')
     cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))

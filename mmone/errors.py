@@ -12,7 +12,12 @@ class InputError(ValueError):
         message (str): The line.
         parameter (str, optional): The parameter whose other value would mend it, such as
             ``'trust'``. The line ends with it; a command line names its own flag instead.
+
+    Attributes:
+        on_all_ranks (bool): Whether every process of a distributed run raises it, so that one of them
+            is enough to tell.
     """
+    on_all_ranks = True
 
     def __init__(self, message: str, parameter: str | None = None):
         super().__init__(message)

@@ -63,6 +63,20 @@ def list_models(task: str | None = None) -> list[str]:
     return [name for name, entry in entries().items() if task in (None, entry.task)]
 
 
+def find_entry(name: str) -> Entry:
+    """The model of a name.
+
+    Raises:
+        InputError: If there is none; names the nearest.
+    """
+    entry = entries().get(name)
+    if entry is None:
+        nearest = difflib.get_close_matches(name, list(entries()), n=3, cutoff=0)
+        raise InputError(f'no model {name!r}: give a config file or a name of the model zoo; '
+                         f'the nearest are {", ".join(nearest)}')
+    return entry
+
+
 def find_config(model: str | Path | Config) -> tuple[Config, str | None]:
     """The config of a model and the URL of its published weights, if there are any.
 
@@ -76,9 +90,5 @@ def find_config(model: str | Path | Config) -> tuple[Config, str | None]:
         return copy.deepcopy(model), None
     if str(model).endswith('.py') or Path(model).is_file():
         return load_config(str(model)), None
-    entry = entries().get(str(model))
-    if entry is None:
-        nearest = difflib.get_close_matches(str(model), list(entries()), n=3, cutoff=0)
-        raise InputError(f'no model {model!r}: give a config file or a name of the model zoo; '
-                         f'the nearest are {", ".join(nearest)}')
+    entry = find_entry(str(model))
     return load_config(str(entry.config)), entry.weights

@@ -16,7 +16,7 @@ class Source(NamedTuple):
     branch. Only ``mmpretrain`` is another name for mmone itself.
 
     Attributes:
-        name (str): What ``tools/convert.py --to`` calls it.
+        name (str): What users call it.
         stem, stage1, stage2, stage3, stage4, head (str): Places.
         conv, conv_norm, scale, scale_norm, skip, deployed, squeeze, excite (str): Parts.
     """

@@ -37,7 +37,7 @@ def check_fit(model: nn.Module, state_dict: dict[str, Tensor], source: str, whol
                 raise InputError(
                     f'checkpoint {source} has a classifier of {len(given)} classes but the model '
                     f'has {len(value)}: set model.head.num_classes={len(given)}, or to fine-tune '
-                    f'leave it out with tools/convert.py {source} OUT --drop-head')
+                    'convert the checkpoint without its head', parameter='drop_head')
             raise InputError(f'checkpoint {source} does not fit the model: {key} is '
                              f'{tuple(given.shape)} where the model has {tuple(value.shape)}')
     missing = [key for key in own if key not in state_dict]

@@ -86,7 +86,7 @@ def convert(source: str | Path,
 
     if deploy or expand:
         if expand and not form['deploy']:
-            raise InputError(f'--expand: {source} has its branches, there is nothing to expand')
+            raise InputError(f'{source} has its branches: there is nothing to expand', parameter='expand')
         model = MobileOne(arch, **dict(form, deploy=True)).eval()
         model.load_state_dict(backbone)  # folds branches
         if expand:

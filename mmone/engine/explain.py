@@ -21,6 +21,7 @@ EVALUATORS = ('val_evaluator', 'test_evaluator')
 
 class SampleError(InputError):
     """A sample that cannot be used: of all ranks, only the one that met it can tell."""
+    on_all_ranks = False
 
 
 @dataclass

@@ -14,6 +14,7 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mmone import ranks
 from mmone.checkpoints.io import read_checkpoint
 from mmone.checkpoints.loading import reading_safely
 from mmone.config import default_scope, load_config, set_collate, type_name, walk
@@ -101,21 +102,13 @@ def _place_of_process(launcher: str) -> None:
     if launcher == 'slurm':
         host = subprocess.getoutput(
             f'scontrol show hostname {os.environ.get("SLURM_NODELIST", "")} | head -n1')
-        names = dict(RANK='SLURM_PROCID', WORLD_SIZE='SLURM_NTASKS', LOCAL_RANK='SLURM_LOCALID')
         os.environ.setdefault('MASTER_ADDR', host)
+    if launcher != 'pytorch':
         os.environ.setdefault('MASTER_PORT', '29500')
-    elif launcher == 'mpi':
-        names = dict(RANK='OMPI_COMM_WORLD_RANK', WORLD_SIZE='OMPI_COMM_WORLD_SIZE',
-                     LOCAL_RANK='OMPI_COMM_WORLD_LOCAL_RANK')  # yapf: disable
-        os.environ.setdefault('MASTER_PORT', '29500')
-    else:
-        names = {}
-    for ours, theirs in names.items():
-        if theirs in os.environ:
-            os.environ[ours] = os.environ[theirs]
+    ranks.set_for_torch(launcher)
     missing = [name for name in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')
                if name not in os.environ]  # yapf: disable
     if missing:
-        raise InputError(f'--launcher {launcher}: {", ".join(missing)} not in the environment; '
-                         'start with tools/dist_*.sh or slurm_*.sh')
+        raise InputError(f'{", ".join(missing)} not in the environment: start the processes by the '
+                         f'launcher {launcher}, or one process without a launcher', parameter='launcher')
 

@@ -49,7 +49,7 @@ def test(config: str,
         InputError: For what a user can mend.
     """
     if out and not out.endswith(('.pkl', '.pickle')):
-        raise InputError(f'--out {out}: predictions are written as a .pkl file')
+        raise InputError(f'predictions are written as a .pkl file, not as {out}', parameter='out')
     exported = is_exported(checkpoint)
     if not exported:
         check_checkpoint(checkpoint, trust)
@@ -60,12 +60,12 @@ def test(config: str,
     cfg.resume = False
     if exported:
         if deploy or branches:
-            raise InputError(f'{checkpoint} is an exported model, which has one form: leave '
-                             '--deploy and --branches out')
+            raise InputError(f'{checkpoint} is an exported model, which has one form: there is none to choose',
+                             parameter='deploy' if deploy else 'branches')
         _take_exported(cfg, checkpoint)
     if deploy:
         if not set_deploy(cfg.model):
-            raise InputError('--deploy: the model of the config has no MobileOne backbone')
+            raise InputError('the model of the config has no MobileOne backbone to deploy', parameter='deploy')
     if branches:
         cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or []
                             if type_name(hook) != 'DeployHook']  # yapf: disable
@@ -81,8 +81,8 @@ def test(config: str,
         _draw_predictions(cfg, show_dir)
     if tta:
         if show_dir and cfg.get('default_scope') == 'mmpretrain':
-            raise InputError('--show-dir with --tta: mmpretrain cannot draw augmented images, '
-                             'give one or the other')
+            raise InputError('mmpretrain cannot draw predictions of test-time augmentation: do without the '
+                             'pictures, or without the augmentation', parameter='show_dir')
         _enable_tta(cfg)
 
     with running(cfg, ('test_dataloader', ), trust) as situation:
@@ -107,8 +107,8 @@ def _draw_predictions(cfg: Config, show_dir: str) -> None:
     """Turn on the visualization hook, which takes other keys in each library."""
     hook = (cfg.get('default_hooks') or {}).get('visualization')
     if not hook:
-        raise InputError('--show-dir needs the visualization hook of the library in '
-                         'default_hooks.visualization of the config')
+        raise InputError('drawing needs the visualization hook of the library in '
+                         'default_hooks.visualization of the config', parameter='show_dir')
     folder = os.path.abspath(show_dir)  # a relative one would be put under the work directory
     scope = cfg.get('default_scope')
     if scope == 'mmpretrain':
@@ -134,7 +134,7 @@ def _enable_tta(cfg: Config) -> None:
             ]
     missing = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
     if missing:
-        raise InputError(f'--tta needs {" and ".join(missing)} in the config')
+        raise InputError(f'test-time augmentation needs {" and ".join(missing)} in the config', parameter='tta')
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     dataset.pipeline = cfg.tta_pipeline
 

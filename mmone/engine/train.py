@@ -41,7 +41,7 @@ def train(config: str,
     if auto_scale_lr:
         if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
             raise InputError('scaling the learning rate needs auto_scale_lr.base_batch_size in the config: '
-                             'the batch size that its learning rate is meant for')
+                             'the batch size that its learning rate is meant for', parameter='auto_scale_lr')
         cfg.auto_scale_lr.enable = True
 
     notes = []
@@ -64,10 +64,11 @@ def train(config: str,
 
 def _enable_amp(cfg: Config) -> None:
     if get_device() == 'cpu':
-        raise InputError('--amp: mmengine has mixed precision for GPUs and NPUs only, and there '
-                         'is none here')
+        raise InputError('mmengine has mixed precision for GPUs and NPUs only, and there is none here',
+                         parameter='amp')
     kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
-        raise InputError(f'--amp takes the place of OptimWrapper, but the config has {kind}')
+        raise InputError(f'mixed precision takes the place of OptimWrapper, but the config has {kind}',
+                         parameter='amp')
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')

@@ -23,7 +23,7 @@ class DeployHook(Hook):
     - After training, ``<checkpoint>_deploy.pth`` is written beside the last and each best
       checkpoint, by rank 0, whole or not at all. Its ``meta`` holds the class names, the config
       with ``deploy=True``, the source checkpoint and mmone's version, so that the stock test tools
-      (with ``--cfg-options model.backbone.deploy=True``) and inferencers use it directly. With
+      (with ``model.backbone.deploy=True``) and inferencers use it directly. With
       EMAHook, what mmengine saves as ``state_dict``, and so what ships, are the averaged weights.
 
     Each time the copy is checked against the branches on a probe batch, and what changed is
