@@ -106,9 +106,8 @@ def dense_models(network: str) -> dict:
         init_default_scope(cfg.default_scope)
         backbone = cfg.model.backbone
         if options is None:
-            # Its indices leave the stem out.
             cfg.model.backbone = dict(type='mmpretrain.MobileOne', arch=backbone.arch,
-                                      out_indices=tuple(i - 1 for i in backbone.out_indices))
+                                      out_indices=backbone.out_indices)
         else:
             backbone.update({'channels_last': True, 'deploy': False, **options})
         cfg.model.data_preprocessor = None

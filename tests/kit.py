@@ -73,7 +73,7 @@ channels = (64, 64)
 model = dict(
     type='SingleStageDetector',
     data_preprocessor=dict(type='DetDataPreprocessor', mean=[127.5] * 3, std=[127.5] * 3),
-    backbone=dict(type='mmone.MobileOne', arch=arch, out_indices=(3, 4)),
+    backbone=dict(type='mmone.MobileOne', arch=arch, out_indices=(2, 3)),
     bbox_head=dict(
         type='mmone.SSDHead', in_channels=(32, 64), num_classes=5,
         anchor_generator=dict(type='SSDAnchorGenerator', scale_major=False, input_size=64,
@@ -124,7 +124,7 @@ model = dict(
     type='EncoderDecoder',
     data_preprocessor=dict(type='SegDataPreProcessor', mean=[127.5] * 3, std=[127.5] * 3,
                            size=(64, 64), pad_val=0, seg_pad_val=255),
-    backbone=dict(type='mmone.MobileOne', arch=arch, out_indices=(3, 4), norm_cfg=norm_cfg),
+    backbone=dict(type='mmone.MobileOne', arch=arch, out_indices=(2, 3), norm_cfg=norm_cfg),
     decode_head=dict(type='FCNHead', in_channels=64, in_index=1, channels=16, num_convs=1,
                      dropout_ratio=0.1, num_classes=6, norm_cfg=norm_cfg, align_corners=False),
     auxiliary_head=dict(type='FCNHead', in_channels=32, in_index=0, channels=16, num_convs=1,

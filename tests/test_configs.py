@@ -15,7 +15,8 @@ from mmengine.runner import Runner
 from mmengine.structures import InstanceData, PixelData
 from PIL import Image
 
-from mmone.models.backbones.mobileone import ARCHS, MobileOne, check_arch, stage_channels
+from mmone.models import MobileOne
+from mmone.models.backbones.archs import ARCHS, check_arch, stage_channels
 
 ROOT = Path(__file__).resolve().parents[1] / 'configs'
 CONFIGS = sorted(str(path.relative_to(ROOT))

@@ -1,7 +1,7 @@
 """The model zoo as Markdown tables."""
 import re
 
-from mmone.models.backbones.mobileone import ARCHS
+from mmone.models.backbones.archs import ARCHS
 from mmone.zoo import Entry, entries
 
 

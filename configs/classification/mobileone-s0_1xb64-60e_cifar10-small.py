@@ -5,7 +5,7 @@ _base_ = [
 
 # 4×4 at the end for images of 32×32. One stride of 2 comes early, or the cost would be fourfold.
 model = dict(
-    backbone=dict(strides=(1, 2, 2, 2, 1), channels_last=True, init_gamma=0.1),
+    backbone=dict(stem_stride=1, strides=(2, 2, 2, 1), channels_last=True, init_gamma=0.1),
     head=dict(num_classes=10))
 
 # Some thousand iterations leave no time for a slow average.

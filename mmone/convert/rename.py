@@ -11,7 +11,7 @@ from mmone.checkpoints.sources import MMPRETRAIN, SOURCES, recognise, rename
 from mmone.errors import InputError
 from mmone.files import check_output, sha256
 from mmone.models import MobileOne
-from mmone.models.backbones.mobileone import ARCHS, BASE_CHANNELS, variant_of
+from mmone.models.backbones.archs import ARCHS, BASE_CHANNELS, variant_of
 from mmone.version import __version__
 
 BACKBONE, HEAD = 'backbone.', 'head.'

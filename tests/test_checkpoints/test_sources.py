@@ -8,7 +8,7 @@ from mmengine.runner import load_checkpoint
 from mmone import InputError
 from mmone.checkpoints import SOURCES, recognise, rename, to_mmone
 from mmone.models import MobileOne
-from mmone.models.backbones.mobileone import ARCHS, stage_channels
+from mmone.models.backbones.archs import ARCHS, stage_channels
 from tests.conftest import relative_difference
 
 MMPRETRAIN = SOURCES['mmpretrain']

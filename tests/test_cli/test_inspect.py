@@ -71,9 +71,9 @@ def test_print_config(config, tmp_path, capsys):
     path = config('mmseg')
     saved = tmp_path / 'saved.py'
     load_tool('print_config').main([str(path), '--save-path', str(saved), '--cfg-options',
-                                    'model.backbone.out_indices=(1, 4)', 'x.y=[a,2]'])
+                                    'model.backbone.out_indices=(0, 3)', 'x.y=[a,2]'])
     printed = Config.fromstring(capsys.readouterr().out, '.py')
-    assert printed.model.backbone.out_indices == (1, 4)
+    assert printed.model.backbone.out_indices == (0, 3)
     assert printed.x.y == ['a', 2]
     assert Config.fromfile(saved).model == printed.model
 

@@ -11,10 +11,10 @@ variants = {
     for arch, channels in _base_.channels.items()
 }
 output_stride_16 = dict(
-    backbone=dict(strides=(2, 2, 2, 2, 1), dilations=(1, 1, 1, 1, 2)),
+    backbone=dict(strides=(2, 2, 2, 1), dilations=(1, 1, 1, 2)),
     decode_head=dict(dilations=(1, 6, 12, 18)))
 output_stride_8 = dict(
-    backbone=dict(strides=(2, 2, 2, 1, 1), dilations=(1, 1, 1, 2, 4)),
+    backbone=dict(strides=(2, 2, 1, 1), dilations=(1, 1, 2, 4)),
     decode_head=dict(dilations=(1, 12, 24, 36)))
 
 # To start from a classifier, give its checkpoint as load_from; or the backbone alone, with
@@ -31,7 +31,7 @@ model = dict(
         size=(512, 512)),
     backbone=dict(
         type='mmone.MobileOne',
-        out_indices=(3, 4),
+        out_indices=(2, 3),
         **variants['s0']['backbone'],
         **output_stride_16['backbone']),
     decode_head=dict(

@@ -22,7 +22,7 @@ model = dict(
         std=[58.395, 57.12, 57.375],
         bgr_to_rgb=True,
         pad_size_divisor=1),
-    backbone=dict(type='mmone.MobileOne', out_indices=(3, 4), **variants['s0']['backbone']),
+    backbone=dict(type='mmone.MobileOne', out_indices=(2, 3), **variants['s0']['backbone']),
     neck=dict(
         type='SSDNeck',
         level_strides=(2, 2, 2, 2),

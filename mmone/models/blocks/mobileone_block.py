@@ -4,7 +4,7 @@ from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
-from mmcv.cnn import ConvModule, build_activation_layer, build_norm_layer
+from mmcv.cnn import build_activation_layer, build_norm_layer
 from mmengine.model import BaseModule, ModuleList, Sequential
 from torch import Generator, Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
@@ -15,6 +15,7 @@ from mmone.errors import InputError
 from . import reparam
 from .fused_branches import forward_block
 from .running_statistics import frozen_running_statistics
+from .se_layer import SELayer
 
 BRANCH_MODES = ('auto', 'separate', 'fused')
 
@@ -35,51 +36,36 @@ class PointwiseConv2d(nn.Conv2d):
         return F.conv2d(x, self.weight, groups=self.groups)
 
 
-class SELayer(BaseModule):
-    """Squeeze-and-excitation (https://arxiv.org/abs/1709.01507), named as mmpretrain names it.
-
-    Args:
-        channels (int): Channels C of the (N, C, H, W) input.
-        ratio (int): Reduction of the squeezed channels, rounded to a multiple of 8 as
-            mmpretrain does. Defaults to 16.
-    """
-
-    def __init__(self, channels: int, ratio: int = 16):
-        super().__init__()
-        squeezed = channels // ratio
-        rounded = max(8, (squeezed + 4) // 8 * 8)
-        if rounded < 0.9 * squeezed:
-            rounded += 8
-        self.conv1 = ConvModule(channels, rounded, 1, act_cfg=dict(type='ReLU'))
-        self.conv2 = ConvModule(rounded, channels, 1, act_cfg=dict(type='Sigmoid'))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.conv2(self.conv1(F.adaptive_avg_pool2d(x, 1)))
-
-
 class MobileOneBlock(BaseModule):
-    """One block of MobileOne (section 3.1 of https://arxiv.org/abs/2206.04040).
+    """One block of MobileOne (section 3.3 of https://arxiv.org/abs/2206.04040v2).
 
     Training form: ``num_convs`` K×K conv-BN branches, a 1×1 conv-BN "scale" branch where K > 1 and
     a BN "skip" branch where input and output shapes agree, summed. Deployed form: one convolution
     with bias. Both are followed by SE, if any, and the activation.
 
-    Parameter names are mmpretrain's: ``branch_conv_list.{i}.{conv,norm}``,
-    ``branch_scale.{conv,norm}``, ``branch_norm``, ``branch_reparam`` and ``se.conv{1,2}.conv``.
+    A drop-in for mmpretrain's: the same arguments with the same meanings, then our own; the same
+    parameter names: ``branch_conv_list.{i}.{conv,norm}``, ``branch_scale.{conv,norm}``,
+    ``branch_norm``, ``branch_reparam`` and ``se.conv{1,2}.conv``.
 
     Args:
         in_channels (int): Channels of the (N, C, H, W) input.
         out_channels (int): Channels of the output.
-        kernel_size (int): K, odd. The padding is ``dilation * (K // 2)``.
+        kernel_size (int): K, odd.
         num_convs (int): Number of K×K branches (k in the paper).
         stride (int): Defaults to 1.
+        padding (int | None): ``dilation * (K // 2)``, which aligns the K×K branches with the others;
+            None stands for it. Defaults to None.
         dilation (int): Dilation of the K×K branches. Defaults to 1.
         groups (int): Defaults to 1.
-        use_scale (bool): Whether to build the scale branch where K > 1. Defaults to True.
-        use_skip (bool): Whether to build the skip branch where shapes agree. Defaults to True.
-        se_cfg (dict | None): Arguments of :class:`SELayer`; None for no SE. Defaults to None.
+        se_cfg (dict | None): Arguments of :class:`~mmone.models.blocks.se_layer.SELayer`; None for
+            no SE. Defaults to None.
+        conv_cfg (dict | None): None or ``dict(type='Conv2d')``. Defaults to None.
         norm_cfg (dict): Any BatchNorm. Defaults to ``dict(type='BN')``.
         act_cfg (dict): Defaults to ``dict(type='ReLU', inplace=True)``.
+        deploy (bool): Build the deployed form. Defaults to False.
+        init_cfg (dict | list[dict] | None): Defaults to None.
+        use_scale (bool): Whether to build the scale branch where K > 1. Defaults to True.
+        use_skip (bool): Whether to build the skip branch where shapes agree. Defaults to True.
         with_cp (bool): Recompute the block in the backward pass instead of storing its
             activations. Running statistics are updated once, as without it. Defaults to False.
         init_gamma (float): What ``init_weights()`` sets the BatchNorm weights of the convolution
@@ -89,11 +75,11 @@ class MobileOneBlock(BaseModule):
             (:mod:`mmone.models.blocks.fused_branches`), where hooks on the layers of a branch do not run;
             ``'auto'``, whichever was measured to be faster for the input. Parameters are the same,
             and so are outputs, gradients and running statistics to rounding. Defaults to ``'auto'``.
-        deploy (bool): Build the deployed form. Defaults to False.
 
     Raises:
-        InputError: If ``norm_cfg`` builds a layer that has no running statistics to fold, or
-            ``branch_mode`` is ``'fused'`` and the block cannot be.
+        InputError: If ``norm_cfg`` builds a layer that has no running statistics to fold,
+            ``conv_cfg`` or ``padding`` is none that can be folded, or ``branch_mode`` is
+            ``'fused'`` and the block cannot be.
     """
 
     def __init__(self,
@@ -102,18 +88,21 @@ class MobileOneBlock(BaseModule):
                  kernel_size: int,
                  num_convs: int,
                  stride: int = 1,
+                 padding: int | None = None,
                  dilation: int = 1,
                  groups: int = 1,
-                 use_scale: bool = True,
-                 use_skip: bool = True,
                  se_cfg: dict | None = None,
+                 conv_cfg: dict | None = None,
                  norm_cfg: dict = dict(type='BN'),
                  act_cfg: dict = dict(type='ReLU', inplace=True),
+                 deploy: bool = False,
+                 init_cfg: dict | list[dict] | None = None,
+                 use_scale: bool = True,
+                 use_skip: bool = True,
                  with_cp: bool = False,
                  init_gamma: float = 1.0,
-                 branch_mode: str = 'auto',
-                 deploy: bool = False):
-        super().__init__()
+                 branch_mode: str = 'auto'):
+        super().__init__(init_cfg)
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.kernel_size = kernel_size
@@ -123,11 +112,13 @@ class MobileOneBlock(BaseModule):
         self.groups = groups
         self.use_scale = use_scale and kernel_size > 1
         self.use_skip = use_skip and in_channels == out_channels and stride == 1
+        self.se_cfg = se_cfg
         self.norm_cfg = norm_cfg
         self.with_cp = with_cp
         self.init_gamma = init_gamma
         self.deploy = deploy
         self.branch_mode = self._check_branch_mode(branch_mode)
+        self._check_foldable(padding, conv_cfg)
 
         if deploy:
             self.branch_reparam = self._conv(nn.Conv2d, kernel_size, bias=True)
@@ -135,6 +126,16 @@ class MobileOneBlock(BaseModule):
             self._build_branches()
         self.se = nn.Identity() if se_cfg is None else SELayer(out_channels, **se_cfg)
         self.act = build_activation_layer(act_cfg)
+
+    def _check_foldable(self, padding: int | None, conv_cfg: dict | None) -> None:
+        aligned = self.dilation * (self.kernel_size // 2)
+        if padding not in (None, aligned):
+            raise InputError(f'padding={padding} does not align convolutions of kernel size {self.kernel_size} and '
+                             f'dilation {self.dilation} with the other branches: expected {aligned}, or None for it')
+        plain = ('Conv', 'Conv2d', nn.Conv2d)
+        if conv_cfg is not None and (conv_cfg.keys() != {'type'} or conv_cfg['type'] not in plain):
+            raise InputError(f'conv_cfg={dict(conv_cfg)} is no plain convolution, which alone can be folded: expected '
+                             "None or dict(type='Conv2d')")
 
     def _conv(self, conv_type: type, kernel_size: int, bias: bool = False) -> nn.Conv2d:
         dilation = self.dilation if kernel_size > 1 else 1
@@ -231,12 +232,9 @@ class MobileOneBlock(BaseModule):
         """
         if self.deploy:
             return self.branch_reparam.weight, self.branch_reparam.bias
-        return reparam.sum_branches(
-            (reparam.fold_batch_norm(
-                reparam.identity_kernel(self.out_channels, self.groups, 1, norm.weight)
-                if conv is None else conv.weight,
-                norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
-             for conv, norm in self.branches()), self.kernel_size)
+        return reparam.fold_branches(
+            ((None if conv is None else conv.weight, norm.running_mean, norm.running_var, norm.weight, norm.bias,
+              norm.eps) for conv, norm in self.branches()), self.kernel_size, self.groups)
 
     def switch_to_deploy(self) -> None:
         """Replace the branches by their one convolution, in place; does nothing the second time.
@@ -248,7 +246,9 @@ class MobileOneBlock(BaseModule):
             return
         kernel, bias = self.equivalent_kernel_bias()
         like = self.branch_conv_list[0].conv.weight
-        conv = self._conv(nn.Conv2d, self.kernel_size, bias=True).to(like)
+        with torch.device('meta'):  # draws no initial values
+            conv = self._conv(nn.Conv2d, self.kernel_size, bias=True)
+        conv = conv.to(like.dtype).to_empty(device=like.device)
         conv.weight.data.copy_(kernel.detach())
         conv.bias.data.copy_(bias.detach())
         conv.requires_grad_(like.requires_grad).train(self.training)
@@ -270,43 +270,25 @@ class MobileOneBlock(BaseModule):
         if not self.deploy:
             return
         conv = self.branch_reparam
-        parts = reparam.split_kernel(conv.weight.detach(), self.num_convs, self.use_scale,
-                                     self.use_skip, self.groups, noise, generator)
+        weights = reparam.split_state_dict(
+            conv.weight.detach(), conv.bias.detach(), self.num_convs, self.use_scale, self.use_skip, self.groups,
+            noise, generator, self._norm().eps)
         del self.branch_reparam
         self.deploy = False
-        self._build_branches()
-        self.to(conv.weight)
-        for (branch, norm), part in zip(self.branches(), parts):
-            norm.running_var.fill_(1 - norm.eps)
-            nn.init.constant_(norm.weight, 1)
-            nn.init.zeros_(norm.bias)
-            (norm.weight if branch is None else branch.weight).data.copy_(part)
-        self.branch_conv_list[0].norm.bias.data.copy_(conv.bias.detach())
+        with torch.device('meta'):  # draws no initial values
+            self._build_branches()
+        self.load_state_dict(weights, strict=False, assign=True)  # has nothing for SE
         self.requires_grad_(conv.weight.requires_grad).train(self.training)
 
-    def fold_state_dict(self, state_dict: dict[str, Tensor], prefix: str) -> None:
-        """Replace this block's branches in ``state_dict`` by the deployed weights, in place.
+    def branch_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the weights of the branches that a deployed block stands for, by their names."""
+        return reparam.branch_shapes(
+            tuple(self.branch_reparam.weight.shape), self.num_convs, self.use_scale, self.use_skip)
+
+    def fold_state_dict(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The deployed weights that branches fold to.
 
         Args:
-            state_dict (dict[str, Tensor]): Holds training-form weights under ``prefix``.
-            prefix (str): The block's name with its dot, e.g. ``'backbone.stage0.'``.
-
-        Raises:
-            InputError: If the branches in ``state_dict`` are not this block's; says how.
+            weights (dict[str, Tensor]): Of :meth:`branch_shapes`.
         """
-        names = [key for key in state_dict if key.startswith(prefix + 'branch_')]
-        first = state_dict[names[0]]
-        twin = MobileOneBlock(
-            self.in_channels, self.out_channels, self.kernel_size, self.num_convs,
-            stride=self.stride, dilation=self.dilation, groups=self.groups,
-            use_scale=self.use_scale, use_skip=self.use_skip, norm_cfg=self.norm_cfg)
-        twin.to(device=first.device, dtype=self.branch_reparam.weight.dtype)
-        try:
-            twin.load_state_dict({name[len(prefix):]: state_dict.pop(name) for name in names})
-        except RuntimeError as error:
-            # torch's message has a heading, then a line for each problem.
-            reason = str(error).split('\n')[1].strip()
-            raise InputError(f'{prefix[:-1]}: {reason}') from None
-        kernel, bias = twin.equivalent_kernel_bias()
-        state_dict[prefix + 'branch_reparam.weight'] = kernel.detach()
-        state_dict[prefix + 'branch_reparam.bias'] = bias.detach()
+        return reparam.fold_state_dict(weights, self.kernel_size, self.groups, self._norm().eps)

@@ -1,9 +1,11 @@
 """The algebra of re-parameterization, as functions of tensors.
 
 Every branch of a MobileOne block is linear once its BatchNorm uses fixed statistics, so the sum of
-the branches is one convolution (https://arxiv.org/abs/2206.04040, section 3.1). All functions are
-differentiable, keep their inputs' device, and compute in float32 at least, so that folding float16
+the branches is one convolution (https://arxiv.org/abs/2206.04040v2, section 3.3). Folding is
+differentiable, keeps its inputs' device, and computes in float32 at least, so that folding float16
 weights does not lose what float16 cannot hold on the way.
+
+The functions at the end do the same for the weights of a block under their names in its state dict.
 """
 from collections.abc import Iterable
 
@@ -57,6 +59,22 @@ def sum_branches(branches: Iterable[tuple[Tensor, Tensor]],
     return sum(pad_kernel(kernel, kernel_size) for kernel in kernels), sum(biases)
 
 
+def fold_branches(branches: Iterable[tuple[Tensor | None, Tensor, Tensor, Tensor, Tensor, float]],
+                  kernel_size: int, groups: int) -> tuple[Tensor, Tensor]:
+    """Fold branches into the one K×K convolution that they sum to.
+
+    Args:
+        branches (Iterable[tuple]): The arguments of :func:`fold_batch_norm` for every branch; a
+            kernel that is None stands for the identity.
+        kernel_size (int): K of the convolution.
+        groups (int): Its groups.
+    """
+    return sum_branches(
+        (fold_batch_norm(identity_kernel(len(gamma), groups, 1, gamma) if weight is None else weight,
+                         mean, var, gamma, beta, eps)
+         for weight, mean, var, gamma, beta, eps in branches), kernel_size)
+
+
 def split_kernel(kernel: Tensor, num_convs: int, scale: bool, skip: bool, groups: int,
                  noise: float, generator: torch.Generator) -> list[Tensor]:
     """Share a K×K kernel out to branches whose padded sum it is: the way back from deployment.
@@ -96,3 +114,77 @@ def split_kernel(kernel: Tensor, num_convs: int, scale: bool, skip: bool, groups
     if skip:
         parts.append((share * identity).sum(dim=(1, 2, 3)))
     return parts
+
+
+def branch_names(num_convs: int, scale: bool, skip: bool) -> list[tuple[str | None, str]]:
+    """Names of the convolution (None for the identity) and the norm of every branch of a block."""
+    names: list[tuple[str | None, str]] = [
+        (f'branch_conv_list.{i}.conv', f'branch_conv_list.{i}.norm') for i in range(num_convs)]
+    if scale:
+        names.append(('branch_scale.conv', 'branch_scale.norm'))
+    if skip:
+        names.append((None, 'branch_norm'))
+    return names
+
+
+def branch_shapes(kernel_shape: tuple[int, ...], num_convs: int, scale: bool, skip: bool) -> dict[str, tuple[int, ...]]:
+    """Shapes of the weights of a block's branches by their names.
+
+    Args:
+        kernel_shape (tuple[int, ...]): (C_out, C_in / groups, K, K) of the deployed kernel.
+        num_convs (int): Number k of K×K branches.
+        scale (bool): Whether there is a 1×1 branch.
+        skip (bool): Whether there is an identity branch.
+    """
+    shapes = {}
+    for conv, norm in branch_names(num_convs, scale, skip):
+        if conv:
+            shapes[f'{conv}.weight'] = (*kernel_shape[:2], 1, 1) if conv == 'branch_scale.conv' else kernel_shape
+        for name in ('weight', 'bias', 'running_mean', 'running_var'):
+            shapes[f'{norm}.{name}'] = kernel_shape[:1]
+        shapes[f'{norm}.num_batches_tracked'] = ()
+    return shapes
+
+
+def fold_state_dict(weights: dict[str, Tensor], kernel_size: int, groups: int, eps: float) -> dict[str, Tensor]:
+    """A block's deployed weights from those of its branches.
+
+    Args:
+        weights (dict[str, Tensor]): Under the names and in the shapes of :func:`branch_shapes`.
+        kernel_size (int): K of the block.
+        groups (int): Groups of the block.
+        eps (float): The norm layers' ``eps``.
+    """
+    norms = [key.removesuffix('.running_var') for key in weights if key.endswith('.running_var')]
+    kernel, bias = fold_branches(
+        ((weights.get(norm.removesuffix('norm') + 'conv.weight'), weights[f'{norm}.running_mean'],
+          weights[f'{norm}.running_var'], weights[f'{norm}.weight'], weights[f'{norm}.bias'], eps)
+         for norm in norms), kernel_size, groups)
+    return {'branch_reparam.weight': kernel.detach(), 'branch_reparam.bias': bias.detach()}
+
+
+def split_state_dict(kernel: Tensor, bias: Tensor, num_convs: int, scale: bool, skip: bool, groups: int,
+                     noise: float, generator: torch.Generator, eps: float) -> dict[str, Tensor]:
+    """Weights of branches that fold to ``kernel`` and ``bias``: :func:`split_kernel` for a block.
+
+    The norms get mean 0 and variance 1, ``eps`` included; the first one's bias is the block's.
+
+    Args:
+        kernel, bias (Tensor): The deployed weights, (C_out, C_in / groups, K, K) and (C_out,).
+        num_convs, scale, skip, groups, noise, generator: As :func:`split_kernel` takes them.
+        eps (float): The norm layers' ``eps``.
+    """
+    parts = split_kernel(kernel, num_convs, scale, skip, groups, noise, generator)
+    weights = {}
+    for (conv, norm), part in zip(branch_names(num_convs, scale, skip), parts):
+        if conv:
+            weights[f'{conv}.weight'] = part
+        weights.update({
+            f'{norm}.weight': torch.ones_like(bias) if conv else part,
+            f'{norm}.bias': torch.zeros_like(bias),
+            f'{norm}.running_mean': torch.zeros_like(bias),
+            f'{norm}.running_var': torch.full_like(bias, 1 - eps),
+            f'{norm}.num_batches_tracked': torch.zeros((), dtype=torch.long, device=bias.device),
+        })
+    weights['branch_conv_list.0.norm.bias'] = bias.clone()
+    return weights
