@@ -96,6 +96,7 @@ setup(
         'optional': requirements('optional'),
         'tests': requirements('tests'),
     },
+    entry_points={'console_scripts': ['mmone = mmone.cli:main']},
     ext_modules=[EXT] if sys.platform == 'linux' else [],
     options={'bdist_wheel': {'py_limited_api': 'cp310'}},
     cmdclass={'build_py': BuildPy},

@@ -1,45 +1,57 @@
-"""The error boundary of the command lines."""
-import os
+"""Where library and command line meet: what is wrong becomes a line that names flags."""
+import re
 import sys
 import warnings
+from argparse import ArgumentParser
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-from mmone.engine.explain import SampleError
+from mmone import ranks
 from mmone.errors import InputError
 
-# What torchrun, Slurm and Open MPI tell a process about its place among the others.
-RANK_VARIABLES = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
+# Parameters of the library for which a flag has another name.
+FLAGS = dict(overwrite='force')
+# What to type where the running command has no flag for a parameter.
+ELSEWHERE = dict(drop_head='mmone convert CHECKPOINT OUT --drop-head')
 
 
 @contextmanager
-def error_boundary(log_warnings=False):
+def error_boundary(parser: ArgumentParser) -> Iterator[None]:
     """Turn an :class:`InputError` into one line on stderr and exit status 2.
 
     Every rank of a distributed run exits; rank 0 prints the line, unless only the rank at fault
     knows it. Any other exception is a bug and keeps its traceback.
 
     Args:
-        log_warnings (bool): Print warnings of the libraries to stdout, for tools whose log is
-            there, so that stderr holds nothing but what ended the run. Defaults to False.
+        parser (ArgumentParser): Of the running command: the line begins with its name, and ends with
+            its flag, if it has one, for the parameter whose other value would mend the error.
     """
-    with warnings.catch_warnings():
-        if log_warnings:
-            warnings.showwarning = _print_warning
-        try:
-            yield
-        except InputError as error:
-            if is_first_rank() or isinstance(error, SampleError):
-                print(f'{Path(sys.argv[0]).name}: error: {" ".join(str(error).split())}',
-                      file=sys.stderr)
-            sys.exit(2)
+    try:
+        yield
+    except InputError as error:
+        if ranks.is_first() or not error.on_all_ranks:
+            message = ' '.join(error.message.split())
+            print(f'{parser.prog}: error: {message}{_remedy(error.parameter, parser)}', file=sys.stderr)
+        sys.exit(2)
 
 
-def _print_warning(message, category, filename, lineno, file=None, line=None) -> None:
-    if is_first_rank():
-        print(f'{filename}:{lineno}: {category.__name__}: {message}')
+def _remedy(parameter: str | None, parser: ArgumentParser) -> str:
+    if parameter is None:
+        return ''
+    flag = '--' + FLAGS.get(parameter, parameter).replace('_', '-')
+    if flag in re.findall(r'--[\w-]+', parser.format_usage()):
+        return f' ({flag})'
+    return f' ({ELSEWHERE[parameter]})' if parameter in ELSEWHERE else ''
 
 
-def is_first_rank() -> bool:
-    """Whether this is rank 0 (or the only process), also before torch.distributed is set up."""
-    return all(os.environ.get(variable, '0') == '0' for variable in RANK_VARIABLES)
+@contextmanager
+def warnings_on_stdout() -> Iterator[None]:
+    """Print warnings to stdout, where the log is, so that stderr has nothing but what ended a run."""
+
+    def show(message, category, filename, lineno, file=None, line=None):
+        if ranks.is_first():
+            print(f'{filename}:{lineno}: {category.__name__}: {message}')
+
+    with warnings.catch_warnings():  # which puts back what is replaced
+        warnings.showwarning = show
+        yield

@@ -1,8 +1,7 @@
-"""MobileOne trained, evaluated, deployed and exported for three tasks on generated images.
+"""Train, evaluate, deploy and export MobileOne for three tasks on generated images, in minutes on a CPU.
 
-What ``make demo`` runs: the shapes data set, a classifier, then a detector and a segmentor that
-start from its weights, each evaluated with its branches, deployed, and as an ONNX file; a table and
-a picture.
+The shapes data set, a classifier, then a detector and a segmentor that start from its weights, each
+evaluated with its branches, deployed, and as an ONNX file; a table and a picture.
 """
 import json
 import os
@@ -14,6 +13,10 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+EXAMPLES = """\
+example:
+  mmone demo
+"""
 IMAGES, SEED, VAL_FRACTION = 2500, 0, 0.2
 LATENCY_RUNS = 50
 PICTURES = 4
@@ -41,10 +44,22 @@ TASKS = (
          'coco/bbox_mAP_50', 100),
     Task('segmentation', 'segmentation/mobileone-s0-d8_deeplabv3_1xb16-3e_shapes-96x96.py',
          'mIoU', 1),
-)  # yapf: disable
+)
 
 
-def run(out: Path, configs: Path, data: Path) -> Path:
+def add_arguments(parser):
+    parser.add_argument('--out', type=Path, default=Path('work_dirs', 'demo'), metavar='DIR',
+                        help='folder for checkpoints, table and picture (default: %(default)s)')
+    parser.add_argument('--data', type=Path, default=Path('data', 'shapes'), metavar='DIR',
+                        help='folder for the generated images (default: %(default)s)')
+
+
+def run(args):
+    from mmone.zoo import root
+    demonstrate(args.out.absolute(), root() / 'configs', args.data.absolute())
+
+
+def demonstrate(out: Path, configs: Path, data: Path) -> Path:
     """Run the whole demo.
 
     Args:
@@ -123,10 +138,12 @@ def _last_progress(log: Path) -> str | None:
 
 def run_task(name: str, out: Path, configs: Path, data: Path, pretrained: Path | None) -> None:
     """Train one task, evaluate it in both forms and exported; leaves files and ``metrics.json``."""
+    from mmone.apis import get_model
     from mmone.config import load_config
     from mmone.engine.test import test
     from mmone.engine.train import train
-    from mmone.export.export import export_model
+    from mmone.export import export_model
+    from mmone.files import written_whole
     started = time.perf_counter()
     task = next(task for task in TASKS if task.name == name)
     folder, config = out / name, str(configs / task.config)
@@ -139,12 +156,14 @@ def run_task(name: str, out: Path, configs: Path, data: Path, pretrained: Path |
     seconds = time.perf_counter() - started
     before = test(config, str(folder / 'last.pth'), str(folder), branches=True, cfg_options=options)
     after = test(config, str(folder / 'deploy.pth'), str(folder), deploy=True, cfg_options=options)
-    exported = folder / 'model.onnx'
-    print(export_model(load_config(config, options), str(folder / 'deploy.pth'), exported))
+    exported, weights = folder / 'model.onnx', folder / 'deploy.pth'
+    model = get_model(load_config(config, options), str(weights), 'cpu')
+    print(export_model(model, exported, source=weights))
     onnx = test(config, str(exported), str(folder), cfg_options=options)
     metrics = {form: float(found[task.metric]) * task.scale
                for form, found in (('before', before), ('after', after), ('onnx', onnx))}
-    (folder / 'metrics.json').write_text(json.dumps(dict(metrics, seconds=seconds)))
+    with written_whole(folder / 'metrics.json') as made:
+        made.write_text(json.dumps(dict(metrics, seconds=seconds)))
 
 
 def _options(data: Path) -> list[str]:
@@ -153,6 +172,7 @@ def _options(data: Path) -> list[str]:
 
 def _report(out: Path, configs: Path, data: Path, seconds: float) -> Path:
     """Write ``table.md``, ``results.json`` and ``predictions.png``."""
+    from mmone.files import written_whole
     rows, strips = [], []
     for task in TASKS:
         before, after, dataset, visualizer = _load(task, out, configs, data)
@@ -163,14 +183,17 @@ def _report(out: Path, configs: Path, data: Path, seconds: float) -> Path:
             parameters_before=sum(p.numel() for p in before.parameters()),
             parameters_after=sum(p.numel() for p in after.parameters()),
             latency_ms_before=latency[0], latency_ms_after=latency[1],
-            latency_ms_onnx=_onnx_latency(out / task.name / 'model.onnx', dataset)))  # yapf: disable
+            latency_ms_onnx=_onnx_latency(out / task.name / 'model.onnx', dataset)))
         strips.append((task.name, _pictures(after, dataset, visualizer)))
-    _draw(strips, out / 'predictions.png')
-    (out / 'results.json').write_text(json.dumps(dict(rows=rows, seconds=seconds), indent=2))
-    table = out / 'table.md'
-    table.write_text(_table(rows, seconds))
-    print('\n' + table.read_text())
-    return table
+    with written_whole(out / 'predictions.png') as made:
+        _draw(strips, made)
+    with written_whole(out / 'results.json') as made:
+        made.write_text(json.dumps(dict(rows=rows, seconds=seconds), indent=2))
+    table = _table(rows, seconds)
+    with written_whole(out / 'table.md') as made:
+        made.write_text(table)
+    print('\n' + table)
+    return out / 'table.md'
 
 
 def _table(rows: list[dict], seconds: float) -> str:
@@ -191,22 +214,23 @@ def _table(rows: list[dict], seconds: float) -> str:
 
 def _load(task: Task, out: Path, configs: Path, data: Path):
     """The model in both forms, its validation data set and its visualizer."""
-    from mmengine.registry import DATASETS, MODELS, VISUALIZERS, init_default_scope
+    from mmengine.registry import DATASETS, MODELS, VISUALIZERS
     from mmengine.runner import load_checkpoint
 
-    from mmone.config import load_config
+    from mmone.config import default_scope, load_config
     models = []
     for deploy, name in ((False, 'last.pth'), (True, 'deploy.pth')):
         cfg = load_config(str(configs / task.config),
                           _options(data) + [f'model.backbone.deploy={deploy}'])
-        init_default_scope(cfg.default_scope)
         if 'data_preprocessor' in cfg:  # where mmpretrain's configs have it, for the runner
             cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-        model = MODELS.build(cfg.model)
+        with default_scope(cfg):
+            model = MODELS.build(cfg.model)
         load_checkpoint(model, str(out / task.name / name), map_location='cpu', logger='silent')
         models.append(model.eval())
-    dataset = DATASETS.build(cfg.test_dataloader.dataset)
-    visualizer = VISUALIZERS.build(dict(cfg.visualizer, name=task.name, vis_backends=[]))
+    with default_scope(cfg):
+        dataset = DATASETS.build(cfg.test_dataloader.dataset)
+        visualizer = VISUALIZERS.build(dict(cfg.visualizer, name=task.name, vis_backends=[]))
     visualizer.dataset_meta = dataset.metainfo
     return *models, dataset, visualizer
 
@@ -280,7 +304,7 @@ def _draw(strips, path: Path) -> None:
             axis.set_title(labels.format(truth, prediction), fontsize=9, color=colour)
             axis.axis('off')
         row[0].text(-0.08, 0.5, name, rotation=90, va='center', ha='center', fontsize=11,
-                    transform=row[0].transAxes)  # yapf: disable
+                    transform=row[0].transAxes)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     pyplot.close(figure)

@@ -1,100 +1,72 @@
-"""What ``tools/predict.py`` does: inputs to pictures and one file of predictions."""
+"""Predict images or videos with a classifier, detector or segmentor, and draw the predictions."""
 import glob
 import json
 import os
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import mmcv
-import numpy as np
-from mmengine.utils import ProgressBar
+from .output import progress
+from .parser import positive
 
-from mmone.apis import draw, get_model, predict
-from mmone.errors import InputError
-from mmone.runtime.images import IMAGES
+EXAMPLES = """\
+INPUT is an image, a folder of images, a glob ('photos/*.jpg') or a video. DIR gets the drawn
+pictures, by the names of their images, and predictions.json: {"model": …, "weights": …,
+"predictions": [one record an input]}. A record has "input" (and "frame" of a video) and
 
-VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v')
+  classification  "class", "label", "score", and "top5": [[class, score], …]
+  detection       "boxes": [{"class", "label", "score", "box": [x1, y1, x2, y2]}, …], best first
+  segmentation    "classes": {class: fraction of the pixels}
+  undecodable     "error"
+
+Exit status: 0, 1 if an input could not be decoded, 2 if nothing could be done.
+
+examples:
+  mmone predict photo.jpg --model mobileone-s0_8xb32_in1k --weights mobileone_s0.pth.tar
+  mmone predict photos --model CONFIG --weights work_dirs/x/epoch_20_deploy.pth --out-dir out
+"""
 
 
-def run(inputs: Sequence[str],
-        model: str,
-        weights: str | None = None,
-        out_dir: str = 'predictions',
-        device: str | None = None,
-        batch_size: int = 8,
-        score_thr: float = 0.3,
-        no_draw: bool = False,
-        branches: bool = False,
-        trust: bool = False) -> list[str]:
-    """Predict all inputs, write ``predictions.json`` and the drawn pictures to ``out_dir``.
+def add_arguments(parser):
+    parser.add_argument('inputs', nargs='+', metavar='INPUT', help='image, folder, glob or video')
+    parser.add_argument('--model', required=True, metavar='NAME|CONFIG',
+                        help='name in the model zoo, config file, or exported model')
+    parser.add_argument('--weights', metavar='CHECKPOINT',
+                        help='any source, either form (default: those published for the name)')
+    parser.add_argument('--out-dir', default='predictions', metavar='DIR',
+                        help='folder for pictures and predictions.json (default: %(default)s)')
+    parser.add_argument('--device', help='e.g. cpu or cuda:1 (default: a GPU where there is one)')
+    parser.add_argument('--batch-size', type=positive, default=8, metavar='N', help='default: %(default)s')
+    parser.add_argument('--score-thr', type=float, default=0.3, metavar='X',
+                        help='boxes below it are not drawn (default: %(default)s)')
+    parser.add_argument('--no-draw', action='store_true', help='write predictions.json only')
+    parser.add_argument('--branches', action='store_true',
+                        help='predict with the branches, as the model was trained')
+    parser.add_trust()
 
-    Returns:
-        list[str]: The inputs that could not be decoded; they are named on stderr.
 
-    Raises:
-        InputError: If an input does not exist, or the model cannot be had.
-    """
-    files = [file for given in inputs for file in _files(given)]
-    videos = {file: mmcv.VideoReader(file) for file in files if file.lower().endswith(VIDEOS)}
-    for file, video in videos.items():
-        if video.frame_cnt <= 0:
-            raise InputError(f'video {file} cannot be decoded: replace it')
-    # Folders' structure is kept, so that images of one name do not overwrite each other.
-    out = Path(out_dir).absolute()
-    base = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files])
-    pictures = {file: out / os.path.relpath(os.path.abspath(file), base) for file in files}
-    clash = [file for file, picture in pictures.items() if picture == Path(file).absolute()]
-    if clash and not no_draw:
-        raise InputError(f'--out-dir {out_dir}: the picture of {clash[0]} would replace it, give '
-                         'another folder')
-    net = get_model(model, weights, device, deploy=not branches, trust=trust)
+def run(args):
+    from mmone.apis import get_model
+    files = [file for given in args.inputs for file in _files(given)]
+    videos = _videos(files)
+    out = Path(args.out_dir).absolute()
+    pictures = {} if args.no_draw else _pictures(files, out)
+    model = get_model(args.model, args.weights, args.device, deploy=not args.branches, trust=args.trust)
     out.mkdir(parents=True, exist_ok=True)
-
-    under_way = deque()  # (input, frame) of what is being predicted, in order
-
-    def images() -> Iterator[str | np.ndarray]:
-        for file in files:
-            for frame, image in enumerate(videos.get(file, [file])):
-                under_way.append((file, frame if file in videos else None))
-                yield image
-
-    records, failed = [], []
-    bar = ProgressBar(sum(len(videos.get(file, [file])) for file in files))
-    for prediction in predict(net, images(), batch_size):
-        file, frame = under_way.popleft()
-        record = prediction._replace(name=file).record(net)
-        if frame is not None:
-            record['frame'] = frame
-        records.append(record)
-        if prediction.sample is None:
-            failed.append(file)
-        elif not no_draw:
-            picture = pictures[file]
-            if frame is not None:
-                picture = picture.with_suffix('') / f'{frame:06}.jpg'
-            mmcv.imwrite(mmcv.rgb2bgr(draw(net, prediction, score_thr)), str(picture))
-        bar.update()
-    print()
-    content = dict(model=str(model), weights=weights, predictions=records)
-    partial = out / '.predictions.json.partial'
-    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding='utf-8')
-    os.replace(partial, out / 'predictions.json')
-    print(f'{len(records) - len(failed)} predictions in {out / "predictions.json"}'
-          + ('' if no_draw else f', pictures in {out}'))
-    for file in failed:
-        print(f'cannot be decoded: {file}', file=sys.stderr)
-    return failed
+    track = progress('predicting', sum(len(videos.get(file, [file])) for file in files))
+    records = list(track(_records(model, files, videos, pictures, args)))
+    return _write(records, out, args)
 
 
 def _files(given: str) -> list[str]:
+    from mmone.errors import InputError
+    from mmone.runtime.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES
     path = Path(given)
     if path.is_dir():
-        found = sorted(str(file) for file in path.rglob('*')
-                       if file.suffix.lower() in IMAGES + VIDEOS)  # yapf: disable
+        found = sorted(str(file) for file in path.rglob('*') if file.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES)
         if not found:
-            raise InputError(f'folder {given} has no images or videos ({", ".join(IMAGES)})')
+            raise InputError(f'folder {given} has no images or videos ({", ".join(IMAGE_SUFFIXES)})')
         return found
     if path.is_file():
         return [given]
@@ -102,3 +74,73 @@ def _files(given: str) -> list[str]:
     if not found:
         raise InputError(f'input {given} does not exist: give an image, a folder, a glob or a video')
     return found
+
+
+def _videos(files: Sequence[str]) -> dict:
+    """Those of the files that are videos, each with mmcv's reader of its frames."""
+    import mmcv
+
+    from mmone.errors import InputError
+    from mmone.runtime.images import VIDEO_SUFFIXES
+    videos = {file: mmcv.VideoReader(file) for file in files if file.lower().endswith(VIDEO_SUFFIXES)}
+    for file, video in videos.items():
+        if video.frame_cnt <= 0:
+            raise InputError(f'video {file} cannot be decoded: replace it')
+    return videos
+
+
+def _pictures(files: Sequence[str], out: Path) -> dict[str, Path]:
+    """Where the picture of each file goes."""
+    from mmone.errors import InputError
+    # Folders' structure is kept, so that images of one name do not overwrite each other.
+    base = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files])
+    pictures = {file: out / os.path.relpath(os.path.abspath(file), base) for file in files}
+    for file, picture in pictures.items():
+        if picture == Path(file).absolute():
+            raise InputError(f'the picture of {file} would replace it: give another folder', parameter='out_dir')
+    return pictures
+
+
+def _records(model, files: Sequence[str], videos: Mapping, pictures: Mapping[str, Path], args) -> Iterator[dict]:
+    """Predict all files and draw those that have a place in ``pictures``; yields the predictions as plain data."""
+    from mmone.apis import predict
+    under_way = deque()  # (file, frame of a video) of what is being predicted, in order
+
+    def images():
+        for file in files:
+            for frame, image in enumerate(videos.get(file, [file])):
+                under_way.append((file, frame if file in videos else None))
+                yield image
+
+    for prediction in predict(model, images(), args.batch_size):
+        file, frame = under_way.popleft()
+        record = prediction._replace(name=file).record(model)
+        if frame is not None:
+            record['frame'] = frame
+        if file in pictures and prediction.sample is not None:
+            picture = pictures[file]
+            if frame is not None:
+                picture = picture.with_suffix('') / f'{frame:06}.jpg'
+            _draw(model, prediction, args.score_thr, picture)
+        yield record
+
+
+def _draw(model, prediction, score_thr: float, path: Path) -> None:
+    import mmcv
+
+    from mmone.apis import draw
+    mmcv.imwrite(mmcv.rgb2bgr(draw(model, prediction, score_thr)), str(path))
+
+
+def _write(records: Sequence[dict], out: Path, args) -> int:
+    """Write ``predictions.json`` and say what was done; returns the exit status."""
+    from mmone.files import written_whole
+    content = dict(model=args.model, weights=args.weights, predictions=records)
+    with written_whole(out / 'predictions.json') as made:
+        made.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding='utf-8')
+    failed = [record['input'] for record in records if 'error' in record]
+    print(f'{len(records) - len(failed)} predictions in {out / "predictions.json"}'
+          + ('' if args.no_draw else f', pictures in {out}'))
+    for file in failed:
+        print(f'cannot be decoded: {file}', file=sys.stderr)
+    return 1 if failed else 0

@@ -1,0 +1,133 @@
+"""Print what a bug report needs: versions, machine, compiled modules, runtimes, folders."""
+import os
+import platform
+import re
+import subprocess
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+from mmone.version import __version__
+
+from .output import aligned
+
+EXAMPLES = 'It needs none of the packages that it looks for.'
+
+# What mmone uses: the module, and the distributions that bring it.
+PACKAGES = dict(
+    torch=('torch', ), torchvision=('torchvision', ),
+    mmengine=('mmengine', 'mmengine-lite'), mmcv=('mmcv', 'mmcv-lite'),
+    mmpretrain=('mmpretrain', ), mmdet=('mmdet', ), mmseg=('mmsegmentation', ), numpy=('numpy', ),
+    cv2=('opencv-python', 'opencv-python-headless', 'opencv-contrib-python', 'opencv-contrib-python-headless'),
+    PIL=('pillow', ), matplotlib=('matplotlib', ), pycocotools=('pycocotools', ), ftfy=('ftfy', ), regex=('regex', ),
+    yaml=('PyYAML', ), rich=('rich', ), safetensors=('safetensors', ), onnx=('onnx', ), onnxruntime=('onnxruntime', ),
+    openvino=('openvino', ), coremltools=('coremltools', ))
+# Instructions that decide which code computes, as Linux calls them; those of x86 and of ARM.
+FEATURES = ('avx', 'avx2', 'fma', 'f16c', 'avx512f', 'avx512_vnni', 'avx512_bf16', 'avx_vnni', 'amx_tile', 'amx_int8',
+            'amx_bf16', 'asimd', 'asimdhp', 'asimddp', 'i8mm', 'bf16', 'sve', 'sve2')
+
+
+def add_arguments(parser):
+    pass
+
+
+def run(args):
+    groups = {
+        'machine': _machine(),
+        'packages': [(distributions[0], _version(module)) for module, distributions in PACKAGES.items()],
+        'compiled modules': [(name, _loaded(name)) for name in ('mmone._ext', 'mmcv._ext')],
+        'exported models run': _runtimes(),
+        'folders': _folders(),
+    }
+    width = max(len(label) for rows in groups.values() for label, _ in rows)
+    for title, rows in groups.items():
+        print(f'{title}\n' + aligned([(f'  {label:<{width}}', text) for label, text in rows]))
+
+
+def _machine() -> list[tuple[str, str]]:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    model, features = _cpu()
+    return [('mmone', f'{__version__} in {Path(__file__).parents[1]}'),
+            ('Python', f'{platform.python_version()} ({sys.executable})'),
+            ('system', platform.platform()),
+            ('CPU', f'{model}, {usable} of {os.cpu_count()} cores usable'),
+            ('CPU features', ' '.join(name for name in FEATURES if name in features) or 'unknown'),
+            ('GPU', _gpu())]
+
+
+def _cpu() -> tuple[str, set[str]]:
+    """Model and features of the CPU, as far as the system tells."""
+    if Path('/proc/cpuinfo').is_file():
+        text = Path('/proc/cpuinfo').read_text()
+        model = re.search(r'^model name\s*:\s*(.+)', text, re.MULTILINE)
+        features = re.search(r'^(?:flags|Features)\s*:\s*(.+)', text, re.MULTILINE)
+        return (model[1] if model else platform.machine()), set(features[1].split() if features else ())
+    model = platform.processor() or platform.machine()
+    if platform.system() == 'Darwin':
+        model = subprocess.run(['sysctl', '-n', 'machdep.cpu.brand_string'], capture_output=True,
+                               text=True).stdout.strip() or model
+    return model, set()
+
+
+def _gpu() -> str:
+    try:
+        import torch
+        if torch.cuda.is_available():
+            names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+            return f'{", ".join(names)}; CUDA {torch.version.cuda}'
+        return 'Apple (MPS)' if torch.backends.mps.is_available() else 'none that torch can use'
+    except Exception as error:  # a broken install raises anything
+        return f'unknown, torch cannot be imported: {error}'
+
+
+def _version(module: str) -> str:
+    """Of the distribution that brings a module."""
+    from importlib.metadata import PackageNotFoundError, version
+    try:
+        if find_spec(module) is None:
+            return 'not installed'
+    except ImportError:
+        return 'not installed'
+    for distribution in PACKAGES[module]:
+        try:
+            return version(distribution) + ('' if distribution == PACKAGES[module][0] else f' ({distribution})')
+        except PackageNotFoundError:
+            continue
+    return 'installed, version unknown'
+
+
+def _loaded(name: str) -> str:
+    """Where a compiled module is, or why it is not used."""
+    try:
+        import torch  # noqa: F401  brings OpenMP and PyTorch's libraries, which the module does not load itself
+    except Exception:
+        pass
+    try:
+        return import_module(name).__file__
+    except Exception as error:
+        return f'not loaded: {error}'
+
+
+def _runtimes() -> list[tuple[str, str]]:
+    try:
+        from mmone.runtime.formats import FORMATS
+    except ImportError as error:
+        return [('none', str(error))]
+    return [(kind.suffix, ', '.join(f'{name} {_version(name)}' for name in kind.runs_with))
+            for kind in FORMATS.values()]
+
+
+def _folders() -> list[tuple[str, str]]:
+    rows = []
+    try:
+        from mmone.zoo import root
+        rows.append(('configs', str(root() / 'configs')))
+    except Exception as error:
+        rows.append(('configs', f'not to be found: {error}'))
+    try:
+        import torch
+        rows.append(('downloaded weights', str(Path(torch.hub.get_dir(), 'checkpoints'))))
+    except Exception as error:
+        rows.append(('downloaded weights', f'unknown: {error}'))
+    return rows
