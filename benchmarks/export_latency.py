@@ -20,14 +20,17 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
+from mmengine.registry import MODELS
 from timm.utils import reparameterize_model
 from torch import nn
 
 from mmone.apis import get_config, get_model
-from mmone.export.export import export_model
+from mmone.config import default_scope
+from mmone.export import export_model
 from mmone.export.graph import Detection
 from mmone.models import MobileOne
-from mmone.runtime import Runtime, read_image
+from mmone.runtime import Runtime
+from mmone.runtime.images import read_image
 
 WARM_UP, BLOCK = 20, 10
 REST = 0.1  # seconds until the threads of the model before have stopped spinning
@@ -70,7 +73,7 @@ def sessions(path: Path, threads: int) -> dict:
     session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
     compiled = openvino.compile_model(str(path), 'CPU', {
         'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': 'f32',
-        'INFERENCE_NUM_THREADS': threads})  # yapf: disable
+        'INFERENCE_NUM_THREADS': threads})
     request = compiled.create_infer_request()
     return {'ONNX Runtime': lambda images: session.run(None, {'images': images}),
             'OpenVINO': lambda images: request.infer({'images': images}, share_inputs=True)}
@@ -128,11 +131,11 @@ def classifiers(arch: str, threads: int, runs: int, folder: Path) -> str:
               'PyTorch, deployed': (eager(deployed), tensor)}
     suffixes = {'TorchScript': '.pt', 'torch.export': '.pt2', 'ONNX Runtime': '.onnx', 'OpenVINO': '.xml'}
     for kind, suffix in suffixes.items():
-        export_model(name, str(weights), folder / f'u{suffix}', overwrite=True)
+        export_model(deployed, folder / f'u{suffix}', overwrite=True)
         models[f'{kind}, from uint8'] = (Runtime(folder / f'u{suffix}', threads), images)
     for kind in ('ONNX Runtime', 'OpenVINO'):
         path = folder / f'r{suffixes[kind]}'
-        export_model(name, str(weights), path, raw=True, overwrite=True)
+        export_model(deployed, path, raw=True, overwrite=True)
         models[f'{kind}, from floats (--raw)'] = (Runtime(path, threads), floats)
     theirs = reparameterize_model(timm.create_model(f'mobileone_{arch}').eval())
     theirs = nn.Sequential(theirs, nn.Softmax(1)).eval()
@@ -149,11 +152,10 @@ def classifiers(arch: str, threads: int, runs: int, folder: Path) -> str:
 
 def get_model_of_random_weights(name: str, path: Path) -> nn.Module:
     """The training form, saved to ``path``."""
-    from mmengine.registry import MODELS, init_default_scope
     cfg = get_config(name, deploy=False)
-    init_default_scope(cfg.default_scope)
     cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
-    model = MODELS.build(cfg.model).eval()
+    with default_scope(cfg):
+        model = MODELS.build(cfg.model).eval()
     torch.save(dict(state_dict=model.state_dict()), path)
     return model
 
@@ -162,8 +164,8 @@ def post_processing(config: str, checkpoint: str, image: str, threads: int, runs
                     folder: Path) -> str:
     """What a detector costs with its post-processing and without."""
     net = get_model(config, checkpoint, 'cpu')
-    export_model(config, checkpoint, folder / 'whole.onnx', overwrite=True)
-    export_model(config, checkpoint, folder / 'whole.xml', overwrite=True)
+    export_model(net, folder / 'whole.onnx', overwrite=True)
+    export_model(net, folder / 'whole.xml', overwrite=True)
     whole = {'ONNX Runtime': Runtime(folder / 'whole.onnx', threads),
              'OpenVINO': Runtime(folder / 'whole.xml', threads)}
     given = whole['ONNX Runtime'].meta['input']

@@ -18,22 +18,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import MODELS
 from torch import nn
 
 from mmone.apis import get_config, get_model
+from mmone.config import default_scope, load_config
 from mmone.datasets.shapes import make_sample
+from mmone.engine.test import test
+from mmone.export import export_model
 from mmone.export.compare import answers, compare
-from mmone.export.export import export_model
-from mmone.runtime import Runtime, resize
+from mmone.runtime import Runtime
+from mmone.runtime.formats import FORMATS
+from mmone.runtime.images import resize
 
-MODELS_OF = {
+TEMPLATES = {
     'classification': 'mobileone-{}_8xb32_in1k',
     'SSDLite': 'ssdlite_mobileone-{}_8xb16-200e_coco-320x320',
     'DeepLabV3, stride 16': 'mobileone-{}-d16_deeplabv3_4xb16-50e_voc12aug-512x512',
     'DeepLabV3, stride 8': 'mobileone-{}-d8_deeplabv3_4xb16-50e_voc12aug-512x512',
 }
-FORMATS = {'ONNX Runtime': '.onnx', 'OpenVINO': '.xml'}
+SUFFIXES = {'ONNX Runtime': FORMATS['onnx'].suffix, 'OpenVINO': FORMATS['openvino'].suffix}
 warnings.filterwarnings('ignore')
 
 
@@ -52,9 +56,9 @@ def parse_args():
 
 
 def random_checkpoint(name: str, path: Path) -> None:
-    """The training form with statistics as training would leave them, and outputs that differ."""
+    """Save a model in training form, with statistics as training would leave them, and outputs that differ."""
     cfg = get_config(name, deploy=False)
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+    with default_scope(cfg):
         cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
         model = MODELS.build(cfg.model)
     model.init_weights()
@@ -78,8 +82,8 @@ def random_checkpoint(name: str, path: Path) -> None:
 
 
 def variants(archs: list[str]) -> None:
-    print('| | | ' + ' | '.join(FORMATS) + ' |\n|---|---|' + '---|' * len(FORMATS))
-    for task, template in MODELS_OF.items():
+    print('| | | ' + ' | '.join(SUFFIXES) + ' |\n|---|---|' + '---|' * len(SUFFIXES))
+    for task, template in TEMPLATES.items():
         for arch in archs:
             torch.manual_seed(0)
             name = template.format(arch)
@@ -88,20 +92,19 @@ def variants(archs: list[str]) -> None:
                 weights = Path(folder, 'weights.pth')
                 random_checkpoint(name, weights)
                 net = get_model(name, str(weights), 'cpu')
-                for suffix in FORMATS.values():
-                    cells.append(difference(name, weights, net, Path(folder, f'model{suffix}')))
+                for suffix in SUFFIXES.values():
+                    cells.append(difference(net, Path(folder, f'model{suffix}')))
             print(f'| {task} | {arch} | ' + ' | '.join(cells) + ' |', flush=True)
 
 
-def difference(name: str, weights: Path, net: nn.Module, path: Path) -> str:
-    logits = net.cfg.default_scope == 'mmpretrain'
-    export_model(name, str(weights), path, dynamic=('batch', 'hw'), logits=logits)
+def difference(net: nn.Module, path: Path) -> str:
+    export_model(net, path, dynamic=('batch', 'hw'), logits=net.cfg.default_scope == 'mmpretrain')
     model = Runtime(path)
     height, width = (model.meta['input'][edge] for edge in ('height', 'width'))
     expected, given = [], []
     for size in ((height, width), (height - 64, width + 32)):
         images = np.stack([resize(make_sample(1, i, max(size)).image, size).transpose(2, 0, 1)
-                           for i in range(10)])  # yapf: disable
+                           for i in range(10)])
         for batch in np.split(images, [1, 3]):
             expected.append(answers(net, batch))
             given.append(model(batch))
@@ -110,16 +113,14 @@ def difference(name: str, weights: Path, net: nn.Module, path: Path) -> str:
 
 
 def metrics(config: str, checkpoint: str, name: str, options: list[str]) -> None:
-    from mmone.config import load_config
-    from mmone.engine.test import test
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        for kind, suffix in dict({'PyTorch': None}, **FORMATS).items():
+        for kind, suffix in dict({'PyTorch': None}, **SUFFIXES).items():
             path = checkpoint
             with open(os.devnull, 'w') as null, contextlib.redirect_stdout(null):
                 if suffix:
                     path = str(Path(folder, f'model{suffix}'))
-                    export_model(load_config(config, options), checkpoint, path)
+                    export_model(get_model(load_config(config, options), checkpoint, 'cpu'), path)
                 found[kind] = test(config, path, folder, deploy=suffix is None, cfg_options=options)
     print('| metric | ' + ' | '.join(found) + ' |\n|---|' + '--:|' * len(found))
     print(f'| {name} | ' + ' | '.join(f'{values[name]:.4f}' for values in found.values()) + ' |')

@@ -12,4 +12,5 @@ from mmone.compat import check_versions
 check_versions()
 
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmone', locations=['mmone.engine.hooks'])
-MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmone', locations=['mmone.models'])
+MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmone',
+                  locations=['mmone.models', 'mmone.export.exported'])

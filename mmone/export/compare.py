@@ -1,20 +1,26 @@
 """How far an exported model's answers are from PyTorch's."""
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from mmengine.registry import DefaultScope
 from torch import nn
 
-# Limits of what rounding may do, in float32 and with --half. It decides between equal scores, and
-# which of two boxes goes whose IoU is the threshold: of boxes, a few may be without a counterpart.
+from mmone.config import default_scope
+from mmone.runtime import Runtime
+from mmone.runtime.images import resize
+
+# Limits of what rounding may do, in float32 and in half precision. It decides between equal scores,
+# and which of two boxes is suppressed whose IoU is the threshold: a few boxes may have no counterpart.
 LIMITS = dict(score=(1e-4, 2e-2), logits=(1e-4, 5e-2), box_score=(1e-3, 2e-2), box=(0.5, 4.0),
-              unmatched=(0.005, 0.1), pixels=(0.999, 0.98))  # yapf: disable
+              unmatched=(0.005, 0.1), pixels=(0.999, 0.98))
+
+Answer = dict[str, np.ndarray]  # as mmone.runtime.Runtime gives it
 
 
 class Difference(NamedTuple):
-    """What separates two answers.
+    """The difference between two models' answers.
 
     Attributes:
         text (str): The measures, for people.
@@ -26,9 +32,36 @@ class Difference(NamedTuple):
     measures: dict[str, float]
 
 
+def difference(model: nn.Module, exported: Runtime, images: Sequence[np.ndarray]) -> Difference:
+    """Compare an exported model with PyTorch, in all sizes and batches that it is free to take.
+
+    Args:
+        model (nn.Module): The model it is of, from :func:`mmone.apis.get_model`.
+        exported (Runtime): The exported model.
+        images (Sequence[np.ndarray]): Each (H, W, 3) uint8 in RGB, of any size.
+    """
+    batches = _batches([exported.prepare(image) for image in images], exported.meta['input']['dynamic'])
+    expected = [answers(model, np.stack([image.transpose(2, 0, 1) for image in batch])) for batch in batches]
+    given = [exported(np.stack([exported.normalized(image) for image in batch])) for batch in batches]
+    return compare(exported.task, expected, given, exported.meta['half'])
+
+
+def _batches(images: list[np.ndarray], free: Sequence[str]) -> list[list[np.ndarray]]:
+    """Images of an exported model's size in batches: of several sizes where those are free."""
+    if 'hw' in free:  # the second half in another size
+        half = len(images) // 2
+        images = images[:half] + [
+            resize(image, tuple(edge + 32 for edge in image.shape[:2])) for image in images[half:]]
+    if 'batch' not in free:
+        return [[image] for image in images]
+    if len({image.shape for image in images}) > 1:
+        return [[image] * count for image, count in zip(images, itertools.cycle((1, 2, 3)))]
+    return [batch for batch in (images[:1], images[1:3], images[3:]) if batch]
+
+
 @torch.no_grad()
-def answers(model: nn.Module, images: np.ndarray) -> dict[str, np.ndarray]:
-    """What the library's own model says, in the form of the exported one's answers.
+def answers(model: nn.Module, images: np.ndarray) -> Answer:
+    """The answers of the library's own model, in the form of the exported one's.
 
     Args:
         model (nn.Module): From :func:`mmone.apis.get_model`.
@@ -37,7 +70,7 @@ def answers(model: nn.Module, images: np.ndarray) -> dict[str, np.ndarray]:
     scope = model.cfg.default_scope
     shape = images.shape[2:]
     meta = dict(img_shape=shape, ori_shape=shape, pad_shape=shape, scale_factor=(1.0, 1.0), img_id=0)
-    with DefaultScope.overwrite_default_scope(scope):
+    with default_scope(model.cfg):
         samples = [_sample(scope, meta) for _ in images]
         inputs = [torch.from_numpy(np.ascontiguousarray(image[::-1])) for image in images]  # BGR
         found = model.test_step(dict(inputs=inputs, data_samples=samples))
@@ -67,50 +100,52 @@ def _sample(scope: str, meta: dict):
     return Sample(metainfo=meta)
 
 
-def compare(task: str, expected: Sequence[dict[str, np.ndarray]],
-            given: Sequence[dict[str, np.ndarray]], half: bool = False) -> Difference:
+def compare(task: str, expected: Sequence[Answer], given: Sequence[Answer], half: bool = False) -> Difference:
     """Compare the answers to the same batches of images.
 
     Args:
         task (str): ``'classification'``, ``'detection'`` or ``'segmentation'``.
-        expected (Sequence[dict[str, np.ndarray]]): PyTorch's, a batch each.
-        given (Sequence[dict[str, np.ndarray]]): The exported model's.
-        half (bool): Whether that is one of ``--half``. Defaults to False.
+        expected (Sequence[Answer]): PyTorch's, one a batch.
+        given (Sequence[Answer]): The exported model's.
+        half (bool): Whether that is in half precision. Defaults to False.
     """
+    measure = dict(classification=_compare_scores, detection=_compare_boxes, segmentation=_compare_pixels)[task]
+    limits = {name: both[half] for name, both in LIMITS.items()}
+    return measure(list(zip(expected, given)), limits)
 
-    def limit(name):
-        return LIMITS[name][half]
 
-    both = list(zip(expected, given))
-    if task == 'classification':
-        score = max(float(np.abs(a['scores'] - b['scores']).max()) for a, b in both)
-        measures = dict(score=score)
-        text = f'scores differ by at most {score:.1e}'
-        if 'logits' in given[0]:
-            measures['logits'] = max(
-                float(np.abs(a['logits'] - b['logits']).max() / np.abs(a['logits']).max())
-                for a, b in both)
-            text += f', logits by {measures["logits"]:.1e} relative'
-        return Difference(text, all(value <= limit(name) for name, value in measures.items()), measures)
-    if task == 'segmentation':
-        total = sum(a['labels'].size for a, _ in both)
-        same = sum(int((a['labels'] == b['labels']).sum()) for a, b in both) / total
-        return Difference(f'{same:.4%} of the pixels are equal', same >= limit('pixels'),
-                          dict(pixels=same))
+def _compare_scores(pairs: list[tuple[Answer, Answer]], limits: dict[str, float]) -> Difference:
+    score = max(float(np.abs(a['scores'] - b['scores']).max()) for a, b in pairs)
+    measures = dict(score=score)
+    text = f'scores differ by at most {score:.1e}'
+    if 'logits' in pairs[0][1]:
+        measures['logits'] = max(float(np.abs(a['logits'] - b['logits']).max() / np.abs(a['logits']).max())
+                                 for a, b in pairs)
+        text += f', logits by {measures["logits"]:.1e} relative'
+    return Difference(text, all(value <= limits[name] for name, value in measures.items()), measures)
+
+
+def _compare_pixels(pairs: list[tuple[Answer, Answer]], limits: dict[str, float]) -> Difference:
+    total = sum(a['labels'].size for a, _ in pairs)
+    same = sum(int((a['labels'] == b['labels']).sum()) for a, b in pairs) / total
+    return Difference(f'{same:.4%} of the pixels are equal', same >= limits['pixels'], dict(pixels=same))
+
+
+def _compare_boxes(pairs: list[tuple[Answer, Answer]], limits: dict[str, float]) -> Difference:
     total, unmatched, box, score = 0, 0, 0.0, 0.0
-    for a, b in both:
+    for a, b in pairs:
         for image in zip(a['boxes'], a['labels'], b['boxes'], b['labels']):
-            pairs, alone = match_boxes(image[:2], image[2:], limit('box'))
+            matched, alone = match_boxes(image[:2], image[2:], limits['box'])
             # Where an answer ends, at its limit or threshold, rounding decides between equals.
             last = max(boxes[labels >= 0, 4].min() if (labels >= 0).any() else 0
                        for boxes, labels in (image[:2], image[2:]))
-            alone = sum(bool(box[4] > last + limit('box_score')) for box in alone)
-            unmatched += alone
-            total += len(pairs) + alone
-            for ours, theirs in pairs:
+            missing = sum(bool(box[4] > last + limits['box_score']) for box in alone)
+            unmatched += missing
+            total += len(matched) + missing
+            for ours, theirs in matched:
                 box = max(box, float(np.abs(ours[:4] - theirs[:4]).max()))
                 score = max(score, float(abs(ours[4] - theirs[4])))
-    within = unmatched <= limit('unmatched') * total and score <= limit('box_score')
+    within = unmatched <= limits['unmatched'] * total and score <= limits['box_score']
     return Difference(
         f'{total} boxes, {unmatched} without a counterpart, the others within {box:.1e} pixels and '
         f'{score:.1e} of score', within,
@@ -121,13 +156,13 @@ def match_boxes(expected, given, limit: float) -> tuple[list[tuple], list]:
     """Pair the boxes of two answers to an image.
 
     Args:
-        expected: Boxes (K, 5) and labels (K,) of which those below 0 do not count.
+        expected: Boxes (K, 5) and labels (K,); boxes of a label below 0 do not count.
         given: The same.
         limit (float): Boxes farther apart are no pair, in pixels.
 
     Returns:
-        tuple[list[tuple], list]: The pairs, each the nearest of its class that is left, and the
-        boxes of both answers that have no counterpart.
+        tuple[list[tuple], list]: The pairs, each with the nearest box of its class that is left, and
+        the boxes of both answers that have no counterpart.
     """
     (boxes, labels), (others, other_labels) = ((boxes[labels >= 0], labels[labels >= 0])
                                                for boxes, labels in (expected, given))

@@ -1,4 +1,4 @@
-"""An exported file in a model's place: for the stock evaluators, and for predicting by name."""
+"""An exported file in place of a model: for the stock evaluators, and for predicting."""
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from mmone.errors import InputError
 from mmone.registry import MODELS
 from mmone.runtime import Runtime
 
-# By task: the library, its last transform, and its data preprocessor.
+# By task: the library, the last transform of its pipelines, and its data preprocessor.
 _PACKED = ('img_path', 'ori_shape', 'img_shape')
 TASKS = {
     'classification': ('mmpretrain', dict(type='PackInputs'), dict(type='ClsDataPreprocessor')),
@@ -21,7 +21,7 @@ TASKS = {
                   dict(type='DetDataPreprocessor')),
     'segmentation': ('mmseg', dict(type='PackSegInputs', meta_keys=_PACKED),
                      dict(type='SegDataPreProcessor')),
-}  # yapf: disable
+}
 
 
 @MODELS.register_module()
@@ -29,12 +29,12 @@ class ExportedModel(BaseModel):
     """A model that an exported file computes; everything around it is the library's.
 
     Args:
-        path (str | Path): File written by ``tools/export.py``.
-        data_preprocessor (dict, optional): The library's, of which normalizing is left to the
-            file. Defaults to the plain one of the file's task.
+        path (str | Path): A file that :func:`mmone.export.export_model` wrote.
+        data_preprocessor (dict, optional): The library's; it normalizes only where the file does not.
+            Defaults to the library's default.
 
     Attributes:
-        cfg (Config): What predicting needs of a config: the scope and the test pipeline.
+        cfg (Config): The scope and the test pipeline, as predicting needs them.
         dataset_meta (dict): ``classes`` and, if known, ``palette``.
 
     Raises:
@@ -61,7 +61,7 @@ class ExportedModel(BaseModel):
                      for key, value in step.items()} for step in meta['pipeline']]
         self.cfg = Config(dict(
             default_scope=scope,
-            test_dataloader=dict(dataset=dict(pipeline=[*pipeline, pack]))))  # yapf: disable
+            test_dataloader=dict(dataset=dict(pipeline=[*pipeline, pack]))))
 
     def forward(self, inputs: Tensor, data_samples: list[BaseDataElement],
                 mode: str = 'predict') -> list[BaseDataElement]:

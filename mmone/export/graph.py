@@ -1,4 +1,4 @@
-"""One graph from images to the final answer: what is traced and exported."""
+"""The graph that is exported: from images to the final answer."""
 import copy
 from collections.abc import Callable, Sequence
 
@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from mmcv.cnn import fuse_conv_bn
 from torch import Tensor, nn
 
+from mmone.compat import takes_rgb
 from mmone.config import type_name
 from mmone.errors import InputError
 from mmone.models import MobileOne
@@ -31,13 +32,13 @@ class Graph(nn.Module):
             False.
 
     Attributes:
-        outputs (dict[str, tuple[str, ...]]): What it returns, by name, with the names of the
+        outputs (dict[str, tuple[str, ...]]): The names of the outputs, each with those of its
             dimensions.
     """
     outputs: dict[str, tuple[str, ...]] = {}
 
     def __init__(self, model: nn.Module, shape: tuple[int, int], dynamic_hw: bool = False,
-                 raw: bool = False, half: bool = False, logits: bool = False):  # yapf: disable
+                 raw: bool = False, half: bool = False, logits: bool = False):
         super().__init__()
         self.shape = shape
         self.dynamic_hw = dynamic_hw
@@ -53,7 +54,7 @@ class Graph(nn.Module):
             conv = self.network.backbone.stage0.branch_reparam
             conv.weight.data /= std.flip(0) if self.reverse else std
             std = None
-        # Those of necks and heads; the converters leave some.
+        # Norms of necks and heads: some converters leave them as they are.
         self.network = fuse_conv_bn(self.network)
         self.register_buffer('mean', mean)
         self.register_buffer('scale', None if std is None else 1 / std)
@@ -78,24 +79,17 @@ class Graph(nn.Module):
         raise NotImplementedError
 
     def answer(self, outputs: Sequence[Tensor], images: Tensor) -> tuple[Tensor, ...]:
-        """What :attr:`outputs` names, from what :meth:`run` gave, in float32."""
+        """The outputs, in the order of :attr:`outputs`, from those of :meth:`run` in float32."""
         raise NotImplementedError
 
 
 def normalization(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of a library's data preprocessor, each (3, 1, 1), in RGB."""
-    if not getattr(preprocessor, '_enable_normalize', False):
+    if getattr(preprocessor, 'mean', None) is None:
         return torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
     both = (value.detach().float().cpu().expand(3, 1, 1)
             for value in (preprocessor.mean, preprocessor.std))
     return tuple((value if takes_rgb(preprocessor) else value.flip(0)).clone() for value in both)
-
-
-def takes_rgb(preprocessor: nn.Module) -> bool:
-    """Whether the network behind a data preprocessor takes RGB; images are read as BGR."""
-    # By the names that mmpretrain, mmengine (and so mmdet) and mmseg have for it.
-    return any(getattr(preprocessor, name, False)
-               for name in ('to_rgb', '_channel_conversion', 'channel_conversion'))
 
 
 class Classification(Graph):
@@ -123,7 +117,7 @@ class Segmentation(Graph):
         if model.test_cfg.get('mode', 'whole') != 'whole':
             raise InputError(f"test_cfg.mode={model.test_cfg.mode!r} cannot be exported, it computes "
                              "an image in pieces: set model.test_cfg.mode='whole'")
-        self.network.auxiliary_head = None  # of use in training only
+        self.network.auxiliary_head = None  # for training only
         self.align_corners = model.align_corners
         self.threshold = getattr(model.decode_head, 'threshold', None) or 0.3
         self.outputs = dict(labels=('batch', 'height', 'width'))
@@ -147,8 +141,8 @@ class Segmentation(Graph):
 class Detection(Graph):
     """Boxes (N, K, 5) in pixels of the input with their scores, best first, and labels (N, K).
 
-    What mmdet's anchor heads do after their convolutions: per level the ``nms_pre`` best pairs of an
-    anchor and a class, decoding, per-class NMS, and the ``max_per_img`` best. Places that are not
+    It does what mmdet's anchor heads do after their convolutions: per level the ``nms_pre`` best pairs
+    of an anchor and a class, decoding, per-class NMS, and the ``max_per_img`` best. Places that are not
     filled have the label -1.
 
     Args:
@@ -159,24 +153,12 @@ class Detection(Graph):
 
     def __init__(self, model, shape, select: Callable | None = None, **kwargs):
         if kwargs.get('logits'):
-            raise InputError('--logits is for classification and segmentation: a detector has '
-                             'boxes')
-        super().__init__(model, shape, **kwargs)
+            raise InputError('a detector has no logits, classifiers and segmentors have', parameter='logits')
         head = model.bbox_head
+        _check_head(head)
+        super().__init__(model, shape, **kwargs)
         coder, cfg = head.bbox_coder, head.test_cfg
-        nms = cfg.get('nms') or {}
-        unsupported = [
-            (not hasattr(head, 'prior_generator'), f'the head {type(head).__name__} without anchors'),
-            (type(coder).__name__ != 'DeltaXYWHBBoxCoder', f'the box coder {type(coder).__name__}'),
-            (getattr(coder, 'add_ctr_clamp', False), 'the box coder with add_ctr_clamp'),
-            (not getattr(coder, 'clip_border', True), 'the box coder with clip_border=False'),
-            (type_name(nms) not in ('nms', ''), f'test_cfg.nms of type {type_name(nms)!r}'),
-            ('nms' not in cfg, 'test_cfg without nms'),
-        ]
-        for found, what in unsupported:
-            if found:
-                raise InputError(f'{what} cannot be exported: the graph has anchors, DeltaXYWH '
-                                 'boxes and plain NMS')
+        nms = cfg['nms']
         self.select = select or select_by_offset
         self.classes = head.num_classes
         self.sigmoid = head.use_sigmoid_cls
@@ -203,9 +185,11 @@ class Detection(Graph):
                 self.register_buffer(name, value)
 
     def _anchors(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the anchors of levels (N, channels, H, W) what decoding takes, each (A, 2).
+        """The anchors of levels (N, channels, H, W), as decoding takes them.
 
-        Centres of the boxes for deltas of 0, pixels for a delta of 1, and half sizes.
+        Returns:
+            tuple[Tensor, Tensor, Tensor]: Each (A, 2): the centres of boxes with deltas of 0, how far a
+            delta of 1 moves them in pixels, and half their sizes.
         """
         shapes = [level.shape[-2:] for level in levels]
         priors = torch.cat(self.prior_generator.grid_priors(shapes, device=levels[0].device))
@@ -224,7 +208,7 @@ class Detection(Graph):
         deltas = [_by_anchor(level, 4) for level in outputs[levels:]]
         boxes = self._decode(torch.cat(deltas, dim=1), outputs[:levels], images)
         scores, pairs = self._candidates(scores)
-        # Not floor: of whole numbers it takes six operators.
+        # Not floor, which takes six operators for integers.
         anchors = torch.div(pairs, self.classes, rounding_mode='trunc').to(torch.int64)
         labels = pairs - anchors * self.classes
         boxes = _rows(boxes, anchors)
@@ -240,7 +224,7 @@ class Detection(Graph):
         places = places.reshape(places.shape[0], -1, 4)  # so that OpenVINO sees the 4
         scores = self.select(places, scores, self.iou_threshold, self.score_thr, self.max_per_img)
         scores, kept = scores.topk(self._at_most(self.max_per_img, scores.shape[1]), dim=1)
-        # What is below the threshold suppressed nothing above it.
+        # Boxes below the threshold suppressed none above it: they can go after NMS too.
         found = scores > self.score_thr
         boxes = torch.cat([_rows(boxes, kept), scores.unsqueeze(-1)], dim=-1)
         boxes = torch.where(found.unsqueeze(-1), boxes, self.zero)
@@ -252,10 +236,10 @@ class Detection(Graph):
         return limit if self.dynamic_hw else min(limit, count)
 
     def _candidates(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """The scores (N, P) of the best pairs of each level, and which pairs (N, P) they are.
+        """The scores (N, P) of each level's best pairs of an anchor and a class, and their indices (N, P).
 
-        Pair ``anchor * classes + label`` counts through all of ``levels``, each (N, anchors,
-        channels).
+        The index of a pair is ``anchor * classes + label``, where ``anchor`` counts through all of
+        ``levels``, each (N, anchors, channels).
         """
         counts = [level.shape[1] * self.classes for level in levels]
         scores = torch.cat(list(levels), dim=1)
@@ -298,6 +282,24 @@ class Detection(Graph):
         return boxes.clamp(min=0).minimum(self.edges)
 
 
+def _check_head(head: nn.Module) -> None:
+    """Raise InputError for a head, box coder or NMS that :class:`Detection` does not compute."""
+    coder, cfg = head.bbox_coder, head.test_cfg
+    nms = cfg.get('nms') or {}
+    unsupported = [
+        (not hasattr(head, 'prior_generator'), f'the head {type(head).__name__} without anchors'),
+        (type(coder).__name__ != 'DeltaXYWHBBoxCoder', f'the box coder {type(coder).__name__}'),
+        (getattr(coder, 'add_ctr_clamp', False), 'the box coder with add_ctr_clamp'),
+        (not getattr(coder, 'clip_border', True), 'the box coder with clip_border=False'),
+        (type_name(nms) not in ('nms', ''), f'test_cfg.nms of type {type_name(nms)!r}'),
+        ('nms' not in cfg, 'test_cfg without nms'),
+    ]
+    for found, description in unsupported:
+        if found:
+            raise InputError(f'{description} cannot be exported: the graph has anchors, DeltaXYWH boxes and '
+                             'plain NMS')
+
+
 def _by_anchor(level: Tensor, channels: int) -> Tensor:
     """(N, anchors at a place x channels, H, W) → (N, anchors, channels)."""
     return level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, channels)
@@ -325,5 +327,6 @@ def select_by_offset(boxes: Tensor, scores: Tensor, iou_threshold: float, score_
     return torch.zeros_like(scores).flatten().scatter(0, kept, kept_scores).reshape(scores.shape)
 
 
+# By the library of a model, which is the default_scope of its config: the task, and its graph.
 GRAPHS = dict(mmpretrain=('classification', Classification), mmdet=('detection', Detection),
-              mmseg=('segmentation', Segmentation))  # yapf: disable
+              mmseg=('segmentation', Segmentation))

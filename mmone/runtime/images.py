@@ -1,36 +1,50 @@
-"""Images as exported models take them: with OpenCV, or Pillow where there is no OpenCV."""
+"""Reading and preparing images: with OpenCV, or Pillow where there is no OpenCV."""
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 
 from mmone.errors import InputError
 
-IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm')
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm')
+VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v')
 
 
 def read_image(path: str | Path) -> np.ndarray:
     """Read an image as (H, W, 3) uint8 in RGB, upright.
 
+    ``read_image(path)[:, :, ::-1]`` is the image in BGR, as OpenMMLab's transforms take it.
+
     Raises:
-        InputError: If it does not exist or cannot be decoded.
+        InputError: If it does not exist or cannot be read or decoded.
     """
-    if not Path(path).is_file():
+    path = Path(path)
+    if not path.is_file():
         raise InputError(f'image {path} does not exist')
+    try:
+        image = _decode(path.read_bytes())
+    except OSError as error:
+        raise InputError(f'image {path} cannot be read: {error.strerror}') from None
+    if image is None:
+        raise InputError(f'image {path} cannot be decoded: replace it')
+    return image
+
+
+def _decode(content: bytes) -> np.ndarray | None:
     try:
         import cv2
     except ImportError:
         from PIL import Image, ImageOps
         try:
-            with Image.open(path) as image:
+            with Image.open(BytesIO(content)) as image:
                 return np.asarray(ImageOps.exif_transpose(image).convert('RGB'))
         except (OSError, SyntaxError):  # Pillow's, for what it cannot decode
-            image = None
-    else:
-        content = np.fromfile(path, np.uint8)
-        image = cv2.imdecode(content, cv2.IMREAD_COLOR) if len(content) else None
-    if image is None:
-        raise InputError(f'image {path} cannot be decoded: replace it')
-    return image[:, :, ::-1]
+            return None
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:  # for an empty file and for sizes beyond its limits
+        return None
+    return None if image is None else image[:, :, ::-1]
 
 
 def resize(image: np.ndarray, size: tuple[int, int], interpolation: str = 'bilinear',
@@ -50,9 +64,6 @@ def resize(image: np.ndarray, size: tuple[int, int], interpolation: str = 'bilin
     from PIL import Image
     return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize(
         size[::-1], getattr(Image, dict(area='BOX').get(interpolation, interpolation.upper()))))
-
-
-# The OpenMMLab transforms that exported models are prepared with, by their names there
 
 
 def _resize(image: np.ndarray, cfg: dict) -> np.ndarray:
@@ -79,4 +90,5 @@ def _center_crop(image: np.ndarray, cfg: dict) -> np.ndarray:
     return image[top:top + size[0], left:left + size[1]]
 
 
+# OpenMMLab's transforms that the images of exported models go through, by their names there.
 TRANSFORMS = dict(Resize=_resize, ResizeEdge=_resize_edge, CenterCrop=_center_crop)

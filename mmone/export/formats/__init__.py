@@ -1,28 +1,28 @@
-"""The formats a graph is exported to, a module each.
+"""Writing a graph in a format, a module each.
 
-A module has ``SUFFIX``; ``PACKAGES``, what it imports; ``HALF``, whether ``--half`` is the network's
-own type (else the converter's work); and ``write(graph, example, dynamic, half, meta, path)``, which
-returns how often each operator occurs in what it wrote. It imports its packages when that is called.
+A module has ``HALF``, whether half precision is a matter of the graph (else the converter makes it);
+and ``write(graph, example, dynamic, half, meta, path)``, which returns how often each operator occurs in
+what it wrote. It imports the format's packages when that is called.
 """
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 
 from mmone.errors import InputError
-
-FORMATS = {'onnx': '.onnx', 'openvino': '.xml', 'coreml': '.mlpackage', 'torchscript': '.pt',
-           'pt2': '.pt2'}  # yapf: disable
+from mmone.runtime.formats import FORMATS
 
 
-def get_format(name: str) -> ModuleType:
-    """The module of a format.
+def get_writer(name: str) -> ModuleType:
+    """The module that writes a format.
+
+    Args:
+        name (str): A name in :data:`mmone.runtime.formats.FORMATS`.
 
     Raises:
         InputError: If what it needs is not installed; says how to install it.
     """
-    module = import_module(f'{__name__}.{name}')
-    missing = [package for package in module.PACKAGES if find_spec(package) is None]
+    missing = [package for package in FORMATS[name].written_with if find_spec(package) is None]
     if missing:
-        raise InputError(f'--format {name} needs {" and ".join(missing)}, not installed here: pip '
-                         'install "mmone[export]"')
-    return module
+        raise InputError(f'writing {name} needs {" and ".join(missing)}, not installed here: pip install '
+                         '"mmone[export]"')
+    return import_module(f'{__name__}.{name}')

@@ -8,10 +8,8 @@ import torch
 from torch import Tensor
 
 from mmone.export.graph import Detection, Graph
-from mmone.runtime.backends import KEY
+from mmone.runtime.metadata import KEY
 
-SUFFIX = '.onnx'
-PACKAGES = ('onnx', 'onnxruntime')
 HALF = True
 OPSET = 17
 
@@ -21,7 +19,7 @@ class _NonMaxSuppression(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, boxes, scores, iou_threshold, score_thr, limit):
-        # Traced, not computed: any indices of the right shape and type will do.
+        # While tracing, any indices of the right shape and type will do.
         return torch.zeros(1, 2, dtype=torch.int64, device=boxes.device)
 
     @staticmethod
@@ -48,12 +46,12 @@ def write(graph: Graph, example: Tensor, dynamic: Sequence[str], half: bool, met
     import onnx
     if isinstance(graph, Detection):
         graph.select = _select
-    sizes = [name for name, of in (('batch', 'batch'), ('height', 'hw'), ('width', 'hw')) if of in dynamic]
-    axes = {tensor: {i: name for i, name in enumerate(dimensions) if name in sizes}
-            for tensor, dimensions in
-            dict(graph.outputs, images=('batch', 'colours', 'height', 'width')).items()}
+    free = (['batch'] if 'batch' in dynamic else []) + (['height', 'width'] if 'hw' in dynamic else [])
+    tensors = dict(graph.outputs, images=('batch', 'colours', 'height', 'width'))
+    axes = {tensor: {i: name for i, name in enumerate(dimensions) if name in free}
+            for tensor, dimensions in tensors.items()}
     with warnings.catch_warnings():
-        # Of the tracer, of what is fixed on purpose; and that another exporter is to come.
+        # The tracer's, of sizes that are fixed on purpose, and that another exporter is to come.
         warnings.simplefilter('ignore')
         torch.onnx.utils.export(
             graph, (example, ), str(path), input_names=['images'],
@@ -68,7 +66,7 @@ def write(graph: Graph, example: Tensor, dynamic: Sequence[str], half: bool, met
 
 
 def _remove_identities(graph) -> None:
-    """Read the source of every Identity: the exporter leaves one where equal weights are shared."""
+    """Remove every Identity: the exporter leaves one where two layers have equal weights."""
     outputs = {output.name for output in graph.output}
     names = {}
     kept = []

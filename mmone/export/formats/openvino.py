@@ -7,12 +7,10 @@ from tempfile import TemporaryDirectory
 from torch import Tensor
 
 from mmone.export.graph import Graph
-from mmone.runtime.backends import KEY
+from mmone.runtime.metadata import KEY
 
 from . import onnx
 
-SUFFIX = '.xml'
-PACKAGES = ('onnx', 'openvino')
 HALF = False
 
 

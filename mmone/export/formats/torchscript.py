@@ -8,10 +8,8 @@ import torch
 from torch import Tensor
 
 from mmone.export.graph import Graph
-from mmone.runtime.backends import KEY
+from mmone.runtime.metadata import KEY
 
-SUFFIX = '.pt'
-PACKAGES = ('torch', 'torchvision')
 HALF = True
 
 

@@ -1,0 +1,122 @@
+"""The images that an exported model takes, by its config: their size, their transforms, some to compare on."""
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from mmengine.config import Config
+from torch import nn
+
+from mmone.config import dataset_of, native_shape, type_name
+from mmone.datasets.shapes import make_sample
+from mmone.errors import InputError
+from mmone.runtime.images import IMAGE_SUFFIXES, TRANSFORMS, read_image
+
+COMPARED_IMAGES = 8
+# Parts of a pipeline that do not change an image: reading it, reading its annotations, and packing.
+_READERS = ('LoadImageFromFile', 'LoadAnnotations', 'PackInputs', 'PackDetInputs', 'PackSegInputs')
+
+
+def prepare(cfg: Config, shape: tuple[int, int] | None, dynamic_hw: bool,
+            files: Sequence[Path] = ()) -> tuple[tuple[int, int], list[dict]]:
+    """The size of a model's input, and the transforms that bring an image to it.
+
+    Args:
+        cfg (Config): With the test pipeline.
+        shape (tuple[int, int], optional): The size that is wanted. Defaults to the one the pipeline
+            gives; if that takes images as they are, to the first test image's, or if there is none to
+            the size that was trained on.
+        dynamic_hw (bool): Whether the size is left free.
+        files (Sequence[Path]): Test images.
+
+    Returns:
+        tuple: (height, width), and the transforms of the test pipeline that change images, with a
+        resize to a fixed size where they alone do not give it.
+
+    Raises:
+        InputError: If the config does not say the size, or has a transform that only OpenMMLab
+            can do.
+    """
+    transforms = [_transform(transform) for transform in dataset_of(cfg.get('test_dataloader')).get('pipeline') or []
+                  if type_name(transform) not in _READERS]
+    fixed = _fixed_size(transforms)
+    as_it_is = read_image(files[0]).shape[:2] if files and not transforms else None
+    size = shape or fixed or as_it_is or native_shape(cfg)
+    if fixed != size and (fixed or not dynamic_hw):
+        transforms = _fitted(transforms, fixed, size)
+    return size, transforms
+
+
+def _transform(transform: dict) -> dict:
+    """A transform as :data:`mmone.runtime.images.TRANSFORMS` and JSON take it, with sizes as lists."""
+    kind = type_name(transform)
+    if kind not in TRANSFORMS or (kind == 'Resize' and 'scale' not in transform):
+        raise InputError(f'the test pipeline has the transform {kind}, which runs in OpenMMLab only: expected '
+                         f'{", ".join(TRANSFORMS)}')
+    transform = dict(transform, type=kind)
+    for key in ('scale', 'crop_size'):
+        value = transform.get(key)
+        if isinstance(value, int) and kind != 'ResizeEdge':
+            value = (value, value)
+        if value is not None:
+            transform[key] = value if isinstance(value, int) else list(value)
+    return transform
+
+
+def _fixed_size(transforms: Sequence[dict]) -> tuple[int, int] | None:
+    """(height, width) of all images after the transforms; None where that depends on the image."""
+    last = transforms[-1] if transforms else dict(type=None)
+    if last['type'] == 'CenterCrop':
+        return tuple(last['crop_size'][::-1])
+    if last['type'] == 'Resize' and not last.get('keep_ratio'):
+        return tuple(last['scale'][::-1])
+    return None
+
+
+def _fitted(transforms: Sequence[dict], fixed: tuple[int, int] | None, size: tuple[int, int]) -> list[dict]:
+    """The transforms with the last one changed, or one added, so that they give ``size``."""
+    last = transforms[-1]['type'] if transforms else None
+    if last == 'CenterCrop':
+        # The edge that is resized keeps its ratio to the crop, and so objects theirs.
+        scaled = [dict(step, scale=round(step['scale'] * max(size) / max(fixed)))
+                  if step['type'] == 'ResizeEdge' else step for step in transforms[:-1]]
+        return [*scaled, dict(transforms[-1], crop_size=list(size[::-1]))]
+    kept = transforms[:-1] if last == 'Resize' else transforms
+    return [*kept, dict(type='Resize', scale=list(size[::-1]), keep_ratio=False)]
+
+
+def check_shape(model: nn.Module, shape: tuple[int, int]) -> None:
+    """Raise InputError if the data preprocessor would pad images of a size."""
+    preprocessor = model.data_preprocessor
+    divisor = getattr(preprocessor, 'pad_size_divisor', 1)
+    if getattr(preprocessor, 'test_cfg', None):
+        divisor = preprocessor.test_cfg.get('size_divisor', divisor)
+    if min(shape) < 1 or any(edge % divisor for edge in shape):
+        height, width = (max(1, -(-edge // divisor)) * divisor for edge in shape)
+        raise InputError(f'images of {shape[0]}x{shape[1]}: expected multiples of {divisor}, to which the '
+                         f'data_preprocessor pads, e.g. {height}x{width}', parameter='shape')
+
+
+def image_files(cfg: Config, folder: str | Path | None) -> tuple[list[Path], Path]:
+    """Some images to compare on, and the folder they are in: the given one, or the test data's."""
+    dataset = dataset_of(cfg.get('test_dataloader'))
+    prefix = dataset.get('data_prefix') or ''
+    if isinstance(prefix, dict):
+        prefix = prefix.get('img_path') or prefix.get('img') or ''
+    root = dataset.get('data_root') or ''
+    place = Path(folder) if folder else Path(root, prefix)
+    found = []
+    if folder or root or prefix:
+        found = sorted(file for file in place.rglob('*') if file.suffix.lower() in IMAGE_SUFFIXES)
+    if folder and not found:
+        raise InputError(f'there are no images in {folder}', parameter='images')
+    return found[::max(1, len(found) // COMPARED_IMAGES)][:COMPARED_IMAGES], place
+
+
+def images_to_compare_on(files: Sequence[Path], place: Path,
+                         shape: tuple[int, int]) -> tuple[list[np.ndarray], str]:
+    """Images (H, W, 3) uint8 in RGB of ``files``, or if there are none generated ones; and in words."""
+    if files:
+        return [read_image(file) for file in files], f'{len(files)} images of {place}'
+    size = max(64, *shape)
+    return ([make_sample(0, index, size).image for index in range(COMPARED_IMAGES)],
+            f'{COMPARED_IMAGES} generated images')

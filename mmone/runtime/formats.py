@@ -1,0 +1,35 @@
+"""The formats that models are exported to. Standard library only: command lines list them too."""
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Format(NamedTuple):
+    """A format of exported models.
+
+    Attributes:
+        suffix (str): The end of its file names.
+        backend (str): The module of :mod:`mmone.runtime` that computes it.
+        runs_with (tuple[str, ...]): Packages needed to compute it.
+        written_with (tuple[str, ...]): Packages needed to write it.
+    """
+    suffix: str
+    backend: str
+    runs_with: tuple[str, ...]
+    written_with: tuple[str, ...]
+
+
+_TORCH = ('torch', 'torchvision')  # torchvision has the operator for non-maximum suppression
+
+FORMATS = {
+    'onnx': Format('.onnx', 'onnxruntime', ('onnxruntime', ), ('onnx', 'onnxruntime')),
+    'openvino': Format('.xml', 'openvino', ('openvino', ), ('onnx', 'openvino')),
+    'coreml': Format('.mlpackage', 'coreml', ('coremltools', ), ('coremltools', )),
+    'torchscript': Format('.pt', 'pytorch', _TORCH, _TORCH),
+    'pt2': Format('.pt2', 'pytorch', _TORCH, _TORCH),
+}
+SUFFIXES = tuple(kind.suffix for kind in FORMATS.values())
+
+
+def format_of(path: str | Path) -> str | None:
+    """The name of the format that a path's suffix stands for; None for any other suffix."""
+    return next((name for name, kind in FORMATS.items() if kind.suffix == Path(path).suffix), None)
