@@ -1,9 +1,15 @@
 """Which versions of its foundations mmone is tested with, and what it uses of them beyond their public API."""
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
-from mmengine.config import DictAction
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.runner import Runner, loops
+from mmengine.runner.base_loop import BaseLoop
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.utils import digit_version
+from torch import nn
+from torch.utils.data import DataLoader, Sampler
 
 from .version import __version__
 
@@ -48,3 +54,67 @@ def registered_loaders() -> dict:
     ``CheckpointLoader._schemes``, seen in mmengine 0.8 to 0.10.
     """
     return dict(CheckpointLoader._schemes)
+
+
+def built_loops(runner: Runner) -> dict[str, BaseLoop]:
+    """The loops that a runner has built so far, by ``'train'``, ``'val'`` and ``'test'``.
+
+    ``Runner._train_loop`` and so on, configs until they are built, seen in mmengine 0.8 to 0.10;
+    the public properties build them.
+    """
+    found = {phase: getattr(runner, f'_{phase}_loop') for phase in ('train', 'val', 'test')}
+    return {phase: loop for phase, loop in found.items() if isinstance(loop, BaseLoop)}
+
+
+def endless_iterator(loader: DataLoader) -> Iterator:
+    """mmengine's iterator for training by iterations, which begins again when the data end.
+
+    ``mmengine.runner.loops._InfiniteDataloaderIterator``, seen in mmengine 0.8 to 0.10.
+    """
+    return loops._InfiniteDataloaderIterator(loader)
+
+
+def restart_sampler(sampler: Sampler) -> None:
+    """Let a sampler go by its ``seed`` from the beginning: mmengine's InfiniteSampler has begun.
+
+    ``InfiniteSampler._indices_of_rank``, seen in mmengine 0.8 to 0.10.
+    """
+    if hasattr(sampler, '_indices_of_rank'):
+        sampler.indices = sampler._indices_of_rank()
+
+
+def takes_rgb(preprocessor: nn.Module) -> bool:
+    """Whether the network behind a library's data preprocessor takes RGB; images are read as BGR.
+
+    ``ImgDataPreprocessor._channel_conversion``, seen in mmengine 0.8 to 0.10 and so in mmdet;
+    mmpretrain and mmseg have public names for it.
+    """
+    return any(getattr(preprocessor, name, False)
+               for name in ('to_rgb', '_channel_conversion', 'channel_conversion'))
+
+
+def set_mmpretrain_attributes(model: nn.Module, cfg: Config, dataset_meta: dict) -> None:
+    """Give a model what mmpretrain's inferencers read from the models that they are given.
+
+    ``_config`` and ``_dataset_meta``, seen in mmpretrain 1.0 to 1.2.
+    """
+    model._config, model._dataset_meta = cfg, dataset_meta
+
+
+def weights_only_globals() -> dict[str, object]:
+    """What PyTorch's own weights-only reading allows, by the names that pickles have for it.
+
+    ``torch._weights_only_unpickler._get_allowed_globals``, seen in PyTorch 1.13 to 2.11; used below
+    2.6, where reading cannot be told to allow more.
+    """
+    return torch._weights_only_unpickler._get_allowed_globals()
+
+
+def is_compiling() -> bool:
+    """Whether torch.compile is tracing the code that asks.
+
+    Public since torch 2.3; before, ``torch._utils.is_compiling``, seen in torch 2.1 and 2.2.
+    """
+    if hasattr(getattr(torch, 'compiler', None), 'is_compiling'):
+        return torch.compiler.is_compiling()
+    return torch._utils.is_compiling()

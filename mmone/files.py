@@ -1,13 +1,17 @@
 """Files that are written whole or not at all, and what they are told apart by."""
 import hashlib
 import os
-import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mmone.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where two processes that write one file are not kept apart
+    fcntl = None
 
 
 def sha256(path: str | Path) -> str:
@@ -32,27 +36,53 @@ def check_output(path: str | Path, overwrite: bool) -> None:
 
 @contextmanager
 def scratch_folder(path: str | Path) -> Iterator[Path]:
-    """A hidden folder beside ``path``, on the same disk, in which to make what gets its name.
+    """An empty hidden folder beside ``path``, on the same disk, in which to make what gets its name.
 
-    It is gone afterwards. What a killed process left of its own is removed by the next one.
+    It is gone afterwards. What a killed process left in it is removed by the next one that writes
+    ``path``.
 
     Raises:
-        InputError: If it cannot be made.
+        InputError: If it cannot be made, or another process is using it.
     """
     path = Path(path).absolute()
-    for stale in path.parent.glob(f'.{path.name}.*.partial'):
-        process = re.fullmatch(r'\.(\d+)\.partial', stale.name[len(path.name) + 1:])
-        if process and not _is_alive(int(process[1])):
-            shutil.rmtree(stale, ignore_errors=True)
-    folder = path.with_name(f'.{path.name}.{os.getpid()}.partial')
+    folder = path.with_name(f'.{path.name}.partial')
+    lock = _lock(folder, path)
     try:
-        folder.mkdir()
-    except OSError as error:
-        raise InputError(f'cannot write {path}: {error.strerror}') from None
-    try:
+        for entry in folder.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _lock(folder: Path, path: Path) -> int | None:
+    """Make a folder for this process alone, until the file descriptor that is returned is closed.
+
+    The lock goes with the process, so a folder without one was left by a process that was killed.
+    """
+    while True:
+        try:
+            folder.mkdir(exist_ok=True)
+            if fcntl is None:
+                return None
+            lock = os.open(folder, os.O_RDONLY)
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and path.parent.is_dir():
+                continue  # another process has just removed it
+            raise InputError(f'cannot write {path}: {error.strerror}') from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise InputError(f'cannot write {path}: another process is writing it') from None
+        except OSError:  # a file system that has no locks
+            return lock
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), folder.stat()):
+                return lock
+        os.close(lock)  # another process removed it before it was locked
 
 
 def publish(made: Path, path: str | Path) -> None:
@@ -74,13 +104,3 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         made = folder / path.name
         yield made
         publish(made, path)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # another user's
-        return True
-    return True

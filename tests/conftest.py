@@ -6,6 +6,10 @@ import torch
 from mmengine.logging import MMLogger
 from mmengine.utils import ManagerMixin
 
+# A MobileOne of 64 channels that has every kind of part.
+TINY = dict(num_blocks=[1, 2, 1, 1], width_factor=[0.25, 0.25, 0.125, 0.125], num_conv_branches=[2, 3, 1, 2],
+            num_se_blocks=[0, 1, 0, 1])
+
 
 def _with_subclasses(cls):
     yield cls

@@ -2,6 +2,7 @@
 import codecs
 import pickle
 import re
+import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,11 +12,14 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 
+from mmone.compat import weights_only_globals
 from mmone.errors import InputError
 from mmone.files import written_whole
 
 # Added in PyTorch 2.6, as was naming what is safe by a string.
 _HAS_SAFE_GLOBALS = hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint')
+# PyTorch has one list of what is safe for the whole process.
+_allowing = threading.RLock()
 
 _STATISTICS = ('min', 'max', 'current', 'mean')
 
@@ -29,8 +33,6 @@ def _history_buffer_getattr(owner, name):
 
 def _mmengine_globals() -> dict[str, object]:
     """What mmengine's runner writes besides weights: the log history, as arrays of numbers."""
-    # numpy 1.26 has a module _core too, for the names in numpy 2's pickles alone.
-    core = np._core if np.lib.NumpyVersion(np.__version__) >= '2.0.0' else np.core
     allowed = {
         'mmengine.logging.history_buffer.HistoryBuffer': HistoryBuffer,
         'builtins.getattr': _history_buffer_getattr,
@@ -38,9 +40,9 @@ def _mmengine_globals() -> dict[str, object]:
         'numpy.dtype': np.dtype,
         '_codecs.encode': codecs.encode,  # how pickle's protocol 2 writes a number's bytes
     }
-    for name in ('_reconstruct', 'scalar'):
-        for module in ('numpy._core', 'numpy.core'):  # as numpy 2 and numpy 1 write it
-            allowed[f'{module}.multiarray.{name}'] = getattr(core.multiarray, name)
+    for module in ('numpy._core', 'numpy.core'):  # as numpy 2 and numpy 1 write it
+        allowed[f'{module}.multiarray._reconstruct'] = np.zeros(1).__reduce__()[0]
+        allowed[f'{module}.multiarray.scalar'] = np.float64().__reduce__()[0]
     return allowed
 
 
@@ -56,18 +58,20 @@ def mmengine_checkpoints_allowed() -> Iterator[None]:
     if not _HAS_SAFE_GLOBALS:
         yield
         return
-    number_dtypes = [type(np.dtype(kind)) for kind in ('f8', 'f4', 'i8', 'i4', 'b1')]
-    with torch.serialization.safe_globals(
-            [(value, name) for name, value in _mmengine_globals().items()] + number_dtypes):
-        yield
+    wanted = [(value, name) for name, value in _mmengine_globals().items()]
+    wanted += [type(np.dtype(kind)) for kind in ('f8', 'f4', 'i8', 'i4', 'b1')]
+    with _allowing:
+        # Leaving the context removes what it added, so not what others have allowed themselves.
+        others = set(torch.serialization.get_safe_globals())
+        with torch.serialization.safe_globals([item for item in wanted if item not in others]):
+            yield
 
 
 class _WeightsUnpickler(pickle.Unpickler):
     """For PyTorch before 2.6: its own list of what weights need, and mmengine's."""
 
     def find_class(self, module, name):
-        from torch._weights_only_unpickler import _get_allowed_globals
-        allowed = {**_get_allowed_globals(), **_mmengine_globals()}
+        allowed = {**weights_only_globals(), **_mmengine_globals()}
         module = {'__builtin__': 'builtins'}.get(module, module)  # pickle's name for it
         try:
             return allowed[f'{module}.{name}']

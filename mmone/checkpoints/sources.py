@@ -165,7 +165,7 @@ def recognise(state_dict: dict[str, Tensor]) -> Source | None:
 def _has_depthwise(state_dict: dict[str, Tensor], source: Source) -> bool:
     """Whether stage1 has depthwise blocks: other families of timm's share MobileOne's names."""
     for key, value in state_dict.items():
-        if key.startswith(source.stage1 + '.') and key.endswith('.weight') and value.dim() == 4:
+        if key.startswith(source.stage1 + '.') and key.endswith('.weight') and getattr(value, 'ndim', 0) == 4:
             name = _parse(key, source)
             if name and name.part in ('conv', 'deployed') and value.shape[1] == 1:
                 return True

@@ -24,7 +24,6 @@ Image ``i`` depends on (seed, i, size) alone, and so does the split it belongs t
 ``val_fraction``: a larger set begins with the smaller one. For given versions of numpy, OpenCV and
 Pillow the same arguments give the same bytes.
 """
-import fcntl
 import json
 import math
 import os
@@ -39,6 +38,7 @@ import numpy as np
 from PIL import Image
 
 from mmone.errors import InputError
+from mmone.files import publish, scratch_folder
 
 # Sorted, since mmpretrain numbers class folders in that order: one number in all annotations.
 CLASSES = ('circle', 'cross', 'square', 'star', 'triangle')
@@ -365,8 +365,8 @@ def make_dataset(out: str | os.PathLike, images: int, seed: int = 0, size: int =
                  track: Callable[[Iterable[int]], Iterable[int]] = iter) -> bool:
     """Generate a data set in the layout that the module describes, whole or not at all.
 
-    The work is done in ``.<name>.partial`` beside ``out``, which takes that name when complete; a
-    set to be replaced stays until then. What a killed run left is removed by the next.
+    The work is done in a folder beside ``out`` (:func:`mmone.files.scratch_folder`); a set to be
+    replaced stays until the new one is complete.
 
     Args:
         out (str | PathLike): Folder to make.
@@ -408,32 +408,15 @@ def make_dataset(out: str | os.PathLike, images: int, seed: int = 0, size: int =
     if made is None and out.is_dir() and any(out.iterdir()):
         raise InputError(f'{out} is not empty and is no data set made here: choose another folder')
     if made is not None and not force:
-        raise InputError(f'{out} holds a data set made with other arguments: force replaces it')
+        raise InputError(f'{out} holds a data set made with other arguments', parameter='force')
 
-    partial, old = (out.with_name(f'.{out.name}.{state}') for state in ('partial', 'replaced'))
-    partial.mkdir(parents=True, exist_ok=True)
-    # The lock goes with the process, so a folder without one was left by a run that was killed.
-    with open(partial / _MARKER, 'a') as marker:
-        try:
-            fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f'another process is making {out}') from None
-        try:
-            for entry in partial.iterdir():
-                if entry.name != _MARKER:
-                    shutil.rmtree(entry)
-            _write(partial, images, seed, size, val_fraction, track)
-            marker.truncate(0)
-            marker.write(json.dumps(wanted) + '\n')
-            marker.flush()
-            shutil.rmtree(old, ignore_errors=True)
-            if made is not None:
-                out.rename(old)
-            partial.rename(out)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-    shutil.rmtree(old, ignore_errors=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with scratch_folder(out) as folder:
+        partial = folder / out.name
+        partial.mkdir()
+        _write(partial, images, seed, size, val_fraction, track)
+        (partial / _MARKER).write_text(json.dumps(wanted) + '\n')
+        publish(partial, out)
     return True
 
 

@@ -10,9 +10,9 @@ import mmcv
 import mmengine
 from mmengine.logging import print_log
 from mmengine.runner import Runner
-from mmengine.runner.base_loop import BaseLoop
 from torch.utils.data import Dataset
 
+from mmone.compat import built_loops
 from mmone.config import DATALOADERS
 from mmone.errors import InputError
 
@@ -147,9 +147,8 @@ def _keys_that_name(path: str, cfg: mmengine.Config) -> list[str]:
 
 def built_datasets(runner: Runner | None) -> dict:
     """The data sets that ``runner`` has built so far, by the config key of their loader."""
-    loops = [getattr(runner, f'_{phase}_loop', None) for phase in ('train', 'val', 'test')]
-    return {key: loop.dataloader.dataset
-            for key, loop in zip(DATALOADERS, loops) if isinstance(loop, BaseLoop)}  # yapf: disable
+    loops = built_loops(runner) if runner is not None else {}
+    return {f'{phase}_dataloader': loop.dataloader.dataset for phase, loop in loops.items()}
 
 
 def _sample_files(dataset: Dataset) -> Iterator[str]:

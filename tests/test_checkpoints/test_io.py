@@ -34,9 +34,9 @@ def evil(tmp_path):
 
 
 def test_code_in_a_checkpoint_does_not_run(evil, tmp_path):
-    with pytest.raises(InputError, match=r'evil\.pth holds more than weights .*--trust') as error:
+    with pytest.raises(InputError, match=r'evil\.pth holds more than weights') as error:
         read_checkpoint(evil)
-    assert '\n' not in str(error.value)
+    assert error.value.parameter == 'trust' and '\n' not in str(error.value)
     assert not (tmp_path / 'ran').exists()
     read_checkpoint(evil, trust=True)
     assert (tmp_path / 'ran').exists()
@@ -54,7 +54,7 @@ def test_mmengine_log_history_is_read_as_data(tmp_path):
 
 def test_getattr_is_allowed_for_log_statistics_only(tmp_path):
     torch.save(dict(a=Sneaky()), tmp_path / 'a.pth')
-    with pytest.raises(InputError, match='--trust'):
+    with pytest.raises(InputError, match='could run code'):
         read_checkpoint(tmp_path / 'a.pth')
 
 

@@ -4,13 +4,13 @@ import zipfile
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_sources import classifier
 
 from mmone import InputError
 from mmone.checkpoints import SOURCES, read_checkpoint, rename
 from mmone.convert.rename import convert
 from mmone.models import MobileOne
-from tests.conftest import relative_difference
+from tests.conftest import TINY, relative_difference
+from tests.test_checkpoints.test_sources import classifier
 
 MMPRETRAIN = SOURCES['mmpretrain']
 
@@ -85,10 +85,8 @@ def test_class_names_are_kept(save, tmp_path):
 
 
 def test_another_arch_is_converted_too(tmp_path):
-    arch = dict(num_blocks=[1, 2, 1, 1], width_factor=[0.25, 0.25, 0.125, 0.125],
-                num_conv_branches=[2, 3, 1, 2], num_se_blocks=[0, 1, 0, 1])  # yapf: disable
     ours = {f'backbone.{key}': value for key, value in MobileOne(
-        arch, in_channels=4, use_scale=False, use_skip=False).state_dict().items()}
+        TINY, in_channels=4, use_scale=False, use_skip=False).state_dict().items()}
     torch.save(ours, tmp_path / 'in.pth')
     before, _ = convert(tmp_path / 'in.pth', tmp_path / 'out.pth', to='timm', deploy=True)
     assert before[:4] == ('mmpretrain', None, False, None)

@@ -11,7 +11,7 @@ from mmone import InputError
 from mmone.checkpoints.io import read_checkpoint, write_checkpoint
 from mmone.convert import deployables, deployed_copy, reparameterize_checkpoint, switch_to_deploy
 from mmone.models import MobileOne, MobileOneBlock
-from tests.test_models.test_loading import TINY
+from tests.conftest import TINY
 
 
 def _deployed(model):

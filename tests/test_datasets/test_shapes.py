@@ -260,7 +260,7 @@ def test_failure_leaves_the_old_set(tmp_path, monkeypatch):
 
 
 def test_killed_run_leaves_nothing_under_the_name(tmp_path):
-    out, partial = tmp_path / 'data', tmp_path / '.data.partial'
+    out, partial = tmp_path / 'data', tmp_path / '.data.partial' / 'data'
     process = subprocess.Popen(**command(out, '--images', 100_000))
     try:
         deadline = time.monotonic() + 30

@@ -12,8 +12,9 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
 
+from mmone.checkpoints import read_checkpoint
 from mmone.models import MobileOne, MobileOneBlock
-from tests.test_models.test_loading import TINY
+from tests.conftest import TINY
 
 
 class Noise(BaseDataset):
@@ -145,7 +146,7 @@ def test_validation_in_deployed_form_changes_nothing_else(run, ema, tmp_path):
     for a, b in zip(plain_scores, deployed_scores):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
     for path in ('epoch_1.pth', 'epoch_2.pth'):
-        a, b = (torch.load(tmp_path / name / path) for name in ('plain', 'deployed'))
+        a, b = (read_checkpoint(tmp_path / name / path) for name in ('plain', 'deployed'))
         parts = ['state_dict'] + ['ema_state_dict'] * ema
         for part in parts:
             assert a[part].keys() == b[part].keys()
@@ -165,7 +166,7 @@ def test_deployed_checkpoints_are_written_after_training(run, ema, tmp_path):
     assert names >= {'epoch_2_deploy.pth', best.replace('.pth', '_deploy.pth')}
     assert 'epoch_1_deploy.pth' not in names
 
-    trained = torch.load(work_dir / 'epoch_2.pth')
+    trained = read_checkpoint(work_dir / 'epoch_2.pth')
     shipped = torch.load(work_dir / 'epoch_2_deploy.pth', weights_only=True)
     meta = shipped['meta']
     assert meta['dataset_meta']['classes'] == ('dark', 'bright')
@@ -218,7 +219,7 @@ def test_no_truncated_file_takes_the_name(run, tmp_path, monkeypatch):
 
     def full(obj, file):
         if 'mmone_version' in obj.get('meta', {}):
-            file.write(b'half')
+            file.write_bytes(b'half')
             raise OSError(28, 'No space left on device')
         save(obj, file)
 

@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from mmone import InputError
+from mmone.checkpoints.io import mmengine_checkpoints_allowed
 from mmone.engine.hooks import EpochSeedHook
 
 LENGTH, BATCH, EPOCHS = 12, 2, 4
@@ -73,7 +74,8 @@ def run(tmp_path, name, by_epoch=True, workers=0, seed=None, stop=None, resume=N
         load_from=resume and str(resume), resume=bool(resume), experiment_name=f'{tmp_path}{name}',
         log_level='ERROR')  # yapf: disable
     try:
-        runner.train()
+        with mmengine_checkpoints_allowed():
+            runner.train()
     except KeyboardInterrupt:
         pass
     finally:

@@ -3,9 +3,9 @@ import re
 
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.runner.base_loop import BaseLoop
 
 from mmone.checkpoints.io import state_dict_of
+from mmone.compat import built_loops
 from mmone.convert.fit import check_fit
 from mmone.engine.explain import built_datasets, no_samples
 from mmone.errors import InputError
@@ -53,9 +53,8 @@ class ClassCountHook(Hook):
         model = runner.model
         while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
             model = model.module
-        source = getattr(runner, '_load_from', None) or 'given'
-        testing = isinstance(runner._test_loop, BaseLoop)
-        check_fit(model, state_dict_of(checkpoint), source, whole=testing)
+        source = runner.cfg.get('load_from') or 'given'
+        check_fit(model, state_dict_of(checkpoint), source, whole='test' in built_loops(runner))
 
 
 def _shorten(names) -> str:

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from mmengine.dist import broadcast_object_list, get_rank
 from mmengine.hooks import Hook
-from mmengine.runner.loops import IterBasedTrainLoop, _InfiniteDataloaderIterator
+from mmengine.runner.loops import IterBasedTrainLoop
 
+from mmone.compat import endless_iterator, restart_sampler
 from mmone.errors import InputError
 from mmone.registry import HOOKS
 
@@ -58,8 +59,7 @@ class EpochSeedHook(Hook):
         for sampler in (loader.sampler, getattr(loader.batch_sampler, 'sampler', None)):
             if hasattr(sampler, 'seed'):
                 sampler.seed = self._seed
-            if hasattr(sampler, '_indices_of_rank'):  # InfiniteSampler holds a started iterator
-                sampler.indices = sampler._indices_of_rank()
+            restart_sampler(sampler)
         if isinstance(runner.train_loop, IterBasedTrainLoop):
             self.seed_step(loader, 0)
             runner.train_loop.dataloader_iterator = _SeededIterator(loader, self.seed_step)
@@ -83,7 +83,7 @@ class _SeededIterator:
         self._loader = loader
         self._seed_step = seed_step
         self._step = 0
-        self._iterator = _InfiniteDataloaderIterator(loader)
+        self._iterator = endless_iterator(loader)
 
     def __iter__(self):
         return self
