@@ -11,22 +11,24 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.device import get_device
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import DATASETS, MODELS, VISUALIZERS, DefaultScope
+from mmengine.registry import DATASETS, VISUALIZERS
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from mmone.checkpoints.io import read_checkpoint, state_dict_of
-from mmone.checkpoints.sources import to_mmone
-from mmone.config import dataset_of, set_deploy, type_name
+from mmone.checkpoints.io import state_dict_of
+from mmone.checkpoints.loading import reading_safely
+from mmone.compat import set_mmpretrain_attributes
+from mmone.config import build_model, dataset_of, default_scope, set_deploy, type_name
 from mmone.convert.fit import check_fit
 from mmone.errors import InputError
+from mmone.export.exported import ExportedModel
 from mmone.runtime import is_exported
+from mmone.runtime.images import read_image
 from mmone.zoo import find_config
 
 _VISUALIZERS = dict(mmpretrain='mmpretrain.UniversalVisualizer', mmdet='mmdet.DetLocalVisualizer',
-                    mmseg='mmseg.SegLocalVisualizer')  # yapf: disable
+                    mmseg='mmseg.SegLocalVisualizer')
 _READ_AHEAD = 2  # batches that are made ready while the model computes
 
 
@@ -61,13 +63,13 @@ class Prediction(NamedTuple):
             scores, labels = self.sample.pred_score.topk(min(5, len(self.sample.pred_score)))
             best = [[name(label), score] for label, score in zip(labels.tolist(), scores.tolist())]
             return dict(input=self.name, label=int(labels[0]), score=best[0][1], top5=best,
-                        **{'class': best[0][0]})  # yapf: disable
+                        **{'class': best[0][0]})
         if 'pred_instances' in self.sample:
             found = self.sample.pred_instances
             boxes = [
                 dict(label=label, score=score, box=box, **{'class': name(label)})
                 for label, score, box in zip(found.labels.tolist(), found.scores.tolist(),
-                                             found.bboxes.tolist())]  # yapf: disable
+                                             found.bboxes.tolist())]
             return dict(input=self.name, boxes=sorted(boxes, key=lambda box: -box['score']))
         labels, counts = self.sample.pred_sem_seg.data.unique(return_counts=True)
         total = counts.sum().item()
@@ -120,27 +122,20 @@ def get_model(model: str | Path | Config,
             if given:
                 raise InputError(f'{model} is an exported model, which has its weights in it and '
                                  f'computes on the CPU: leave {given} out', parameter=name)
-        from mmone.export.exported import ExportedModel
         return ExportedModel(model).eval()
     cfg, published = find_config(model)
     weights = weights or published
     if weights is None:
         raise InputError(f'no weights are published for {model}: give a checkpoint', parameter='weights')
     cfg = get_config(cfg, deploy)
-    scope = cfg.get('default_scope', 'mmengine')
-    cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
-    if '://' in str(weights):
-        checkpoint = CheckpointLoader.load_checkpoint(str(weights), map_location='cpu')
-    else:
-        checkpoint = read_checkpoint(weights, trust)
-    state_dict = to_mmone(state_dict_of(checkpoint))
-    with DefaultScope.overwrite_default_scope(scope):
-        net = revert_sync_batchnorm(MODELS.build(cfg.model))
-        check_fit(net, state_dict, str(weights), whole=True)
-        net.load_state_dict(state_dict)
-        net.dataset_meta = _dataset_meta(cfg, checkpoint.get('meta') or {})
-    net.cfg = net._config = cfg
-    net._dataset_meta = net.dataset_meta
+    with reading_safely(trust):
+        checkpoint = CheckpointLoader.load_checkpoint(str(weights), map_location='cpu', logger='silent')
+    state_dict = state_dict_of(checkpoint)
+    net = build_model(cfg)
+    check_fit(net, state_dict, str(weights), whole=True)
+    net.load_state_dict(state_dict)
+    net.cfg, net.dataset_meta = cfg, _dataset_meta(cfg, checkpoint.get('meta') or {})
+    set_mmpretrain_attributes(net, cfg, net.dataset_meta)
     return net.to(device or get_device()).eval()
 
 
@@ -179,13 +174,11 @@ def predict(model: nn.Module, images: Iterable[str | Path | np.ndarray],
         name, image = (str(number), given) if isinstance(given, np.ndarray) else (str(given), None)
         if image is None:
             try:
-                image = mmcv.imread(name, channel_order='bgr')
-            except Exception:  # whatever a decoder raises; OpenCV's gives None
-                image = None
-            if image is None:
+                image = read_image(name)[:, :, ::-1]  # BGR
+            except InputError:
                 return Prediction(name, None, None), None
         data = dict(img=image, img_path=name, img_id=number, img_shape=image.shape[:2],
-                    ori_shape=image.shape[:2])  # yapf: disable
+                    ori_shape=image.shape[:2])
         return Prediction(name, image, None), pipeline(data)
 
     def batches():
@@ -222,7 +215,7 @@ def test_pipeline(cfg: Config) -> Compose:
             transform = dict(transform, meta_keys=tuple(
                 key for key in transform['meta_keys'] if key != 'instances'))
         transforms.append(transform)
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
+    with default_scope(cfg):
         return Compose(transforms)
 
 

@@ -5,11 +5,9 @@ from dataclasses import dataclass
 import torch
 from mmengine.analysis import FlopAnalyzer, parameter_count
 from mmengine.config import Config
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS
 from torch import nn
 
-from mmone.config import default_scope, native_shape, set_deploy
+from mmone.config import build_model, native_shape, set_deploy
 
 # Backbones with a training form and a deployed one.
 DEPLOYABLE = ('MobileOne', 'RepVGG')
@@ -76,11 +74,8 @@ def config_complexity(cfg: Config, shape: tuple[int, int] | None = None
     """
     shape = shape or native_shape(cfg)
     in_channels = (cfg.model.get('backbone') or {}).get('in_channels', 3)
-    # The sizes are those of BN, whose forward needs no GPU.
-    forms = dict(training=copy.deepcopy(cfg.model), deployed=copy.deepcopy(cfg.model))
-    set_deploy(forms['deployed'], DEPLOYABLE)
-    if forms['training'] == forms['deployed']:
+    forms = dict(training=cfg, deployed=copy.deepcopy(cfg))
+    set_deploy(forms['deployed'].model, DEPLOYABLE)
+    if forms['training'].model == forms['deployed'].model:
         del forms['training']
-    with default_scope(cfg):
-        return shape, {name: complexity(revert_sync_batchnorm(MODELS.build(model)), shape, in_channels)
-                       for name, model in forms.items()}
+    return shape, {name: complexity(build_model(form), shape, in_channels) for name, form in forms.items()}

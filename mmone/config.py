@@ -1,12 +1,16 @@
-"""Reading a config, changing its tree, and what it says of its data."""
+"""Reading a config, changing its tree, and what it says of its model and data."""
+import copy
 import traceback
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+import torch
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, DefaultScope
+from torch import nn
 
 from mmone.compat import parse_option
 from mmone.errors import InputError
@@ -100,6 +104,19 @@ def set_deploy(model: dict, kinds: Collection[str] = ('MobileOne', )) -> int:
     for part in parts:
         part['deploy'] = True
     return len(parts)
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """Build a config's model, to load weights into it or to look at it.
+
+    SyncBN, which needs a GPU and other processes to train, becomes BN, which computes the same in eval
+    mode. The random numbers of the initialization are not taken from the caller's.
+    """
+    model = copy.deepcopy(cfg.model)
+    if cfg.get('data_preprocessor'):  # beside the model, where mmengine's runner finds it too
+        model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    with default_scope(cfg), torch.random.fork_rng(devices=[]):
+        return revert_sync_batchnorm(MODELS.build(model))
 
 
 def set_collate(cfg: Config) -> None:

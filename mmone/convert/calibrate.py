@@ -1,4 +1,5 @@
 """Fused weights given branches for the training that a config describes."""
+import copy
 import random
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -6,12 +7,11 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS
-from mmengine.runner import Runner, set_random_seed
+from mmengine.runner import Runner
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mmone.config import default_scope, set_collate, type_name, walk
+from mmone.config import build_model, default_scope, set_collate, type_name, walk
 from mmone.errors import InputError
 from mmone.models import MobileOne
 
@@ -26,6 +26,7 @@ def training_loader(cfg: Config) -> DataLoader:
     """
     if not cfg.get('train_dataloader'):
         raise InputError(f'config {cfg.filename} has no train_dataloader to take images from')
+    cfg = copy.deepcopy(cfg)
     set_collate(cfg)
     with default_scope(cfg):
         return Runner.build_dataloader(cfg.train_dataloader, seed=0)
@@ -45,11 +46,9 @@ def training_images(cfg: Config, loader: DataLoader, batches: int) -> Iterator[T
     Yields:
         Tensor: (N, C, H, W).
     """
+    preprocessor = build_model(cfg).data_preprocessor
     state = _RandomState(seed=0)
     with state.in_use(), default_scope(cfg):
-        # As mmengine's runner does; the model knows the default type of its library's.
-        cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
-        preprocessor = MODELS.build(cfg.model).data_preprocessor
         iterator = iter(loader)
     for _ in range(min(batches, len(loader))):
         with state.in_use(), default_scope(cfg):
@@ -85,10 +84,8 @@ class _RandomState:
     """Random numbers of Python, NumPy and PyTorch that nobody else draws from."""
 
     def __init__(self, seed: int):
-        outside = self._get()
-        set_random_seed(seed)
-        self._own = self._get()
-        self._set(outside)
+        self._own = (random.Random(seed).getstate(), np.random.RandomState(seed).get_state(),
+                     torch.Generator().manual_seed(seed).get_state())
 
     @contextmanager
     def in_use(self) -> Iterator[None]:

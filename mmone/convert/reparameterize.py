@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from mmcv.cnn import is_norm
 from mmengine.config import Config
 from mmengine.model import is_model_wrapper
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from mmone.checkpoints.io import read_checkpoint, state_dict_of, write_checkpoint
-from mmone.config import default_scope, set_deploy
+from mmone.checkpoints.sources import to_mmone
+from mmone.config import build_model, set_deploy
 from mmone.errors import InputError
 from mmone.files import check_output
 from mmone.version import __version__
@@ -72,8 +73,7 @@ def switch_to_deploy(model: nn.Module) -> int:
 
 
 def _count(modules) -> int:
-    kinds = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase)
-    return sum(isinstance(m, kinds) for module in modules for m in module.modules())
+    return sum(isinstance(m, nn.Conv2d) or is_norm(m) for module in modules for m in module.modules())
 
 
 def _parameters(model: nn.Module) -> int:
@@ -204,11 +204,8 @@ def reparameterize_checkpoint(cfg: Config,
         raise InputError(f'{out} is the checkpoint itself: give another file to write')
     check_output(out, overwrite)
     checkpoint = read_checkpoint(source, trust)
-    with default_scope(cfg):
-        model = MODELS.build(cfg.model)
-    meta = dict(checkpoint.get('meta', {}))
-    meta['cfg'] = cfg.pretty_text
-    checkpoint = dict(meta=meta, state_dict=state_dict_of(checkpoint))
-    deployed, report = deployed_checkpoint(model, checkpoint, source, tolerance)
+    meta = dict(checkpoint.get('meta') or {}, cfg=cfg.pretty_text)
+    checkpoint = dict(meta=meta, state_dict=to_mmone(state_dict_of(checkpoint)))
+    deployed, report = deployed_checkpoint(build_model(cfg), checkpoint, str(source), tolerance)
     write_checkpoint(deployed, out)
     return report
