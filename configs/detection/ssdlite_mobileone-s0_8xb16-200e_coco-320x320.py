@@ -1,3 +1,4 @@
+# Not trained yet; the paper has no figure for it.
 _base_ = [
     '../_base_/models/ssdlite.py', '../_base_/datasets/coco_320.py',
     '../_base_/schedules/adamw_200e.py', '../_base_/runtime_det.py'

@@ -1,3 +1,4 @@
+# Not trained yet; paper: 26.6 mAP.
 _base_ = 'ssdlite_mobileone-s0_8xb16-200e_coco-320x320.py'
 
 model = _base_.variants.s2

@@ -1,3 +1,4 @@
+# Not trained yet; paper: 77.3 mIoU.
 _base_ = 'mobileone-s0-d16_deeplabv3_4xb16-50e_voc12aug-512x512.py'
 
 model = _base_.variants.s1

@@ -1,3 +1,4 @@
+# Not trained yet; paper: 78.8 mIoU.
 _base_ = 'mobileone-s3-d16_deeplabv3_4xb16-50e_voc12aug-512x512.py'
 
 model = _base_.output_stride_8
