@@ -4,7 +4,7 @@ from mmone.registry import MODELS
 from .backbones import MobileOne
 from .blocks import MobileOneBlock
 
-# From here on there are backbones to load checkpoints into.
+# The libraries' inferencers read a checkpoint before they build the model.
 rename_while_loading()
 
 __all__ = ['MobileOne', 'MobileOneBlock', 'SSDHead']

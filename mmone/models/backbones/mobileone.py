@@ -6,6 +6,7 @@ import torch
 from mmengine.model import BaseModule, Sequential
 from torch import Tensor
 
+from mmone.checkpoints.loading import rename_while_loading
 from mmone.errors import InputError
 from mmone.registry import MODELS
 
@@ -116,6 +117,7 @@ class MobileOne(BaseModule):
                  init_gamma: float = 1.0,
                  branch_mode: str = 'auto'):
         super().__init__(init_cfg)
+        rename_while_loading()  # also by loaders that were registered since the last one was built
         self.arch = check_arch(arch)
         self.in_channels = in_channels
         self.out_indices = _check_out_indices(out_indices)
