@@ -1,5 +1,5 @@
 """Weights change form: names, branches or none, statistics."""
-from .expand import calibrate, expand
+from .expand import expand
 from .reparameterize import (
     DeployReport,
     deployables,
@@ -10,6 +10,6 @@ from .reparameterize import (
 )
 
 __all__ = [
-    'DeployReport', 'calibrate', 'deployables', 'deployed_checkpoint', 'deployed_copy', 'expand',
-    'reparameterize_checkpoint', 'switch_to_deploy'
+    'DeployReport', 'deployables', 'deployed_checkpoint', 'deployed_copy', 'expand', 'reparameterize_checkpoint',
+    'switch_to_deploy'
 ]

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from mmone import InputError
-from mmone.convert import calibrate, expand
+from mmone.convert.expand import calibrate, expand
 from mmone.models import MobileOne
 from mmone.models.blocks.reparam import pad_kernel, split_kernel
 from tests.conftest import relative_difference
