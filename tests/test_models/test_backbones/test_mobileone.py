@@ -1,4 +1,4 @@
-"""The backbone: variants, strides, freezing, parity with its peers."""
+"""The backbone: deploying, strides, freezing, what its arguments reach."""
 import copy
 
 import pytest
@@ -8,42 +8,53 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmone import InputError
 from mmone.models import MobileOne
-from mmone.models.backbones.mobileone import ARCHS, stage_channels
-from tests.conftest import relative_difference
+from mmone.models.backbones.archs import ARCHS, stage_channels
+from tests.conftest import TINY, relative_difference
 
-VARIANTS = list(ARCHS)
-TINY = dict(
-    num_blocks=[1, 2, 1, 1],
-    width_factor=(0.25, 0.25, 0.125, 0.125),
-    num_conv_branches=[2, 3, 1, 2],
-    num_se_blocks=(0, 1, 0, 1))
+ALL = ('stem', 0, 1, 2, 3)
 
 
-@pytest.mark.parametrize('arch', VARIANTS)
-@pytest.mark.parametrize('size', [(64, 64), (67, 93)])
-def test_deployed_equals_branches(arch, size, moved):
-    model = moved(MobileOne(arch, out_indices=(0, 1, 2, 3, 4))).eval()
-    model32 = copy.deepcopy(model)
-    model.double()
-    x = torch.randn(1, 3, *size, dtype=torch.float64)
-    with torch.no_grad():
-        expected, expected32 = model(x), model32(x.float())
-        model.switch_to_deploy()
-        model32.switch_to_deploy()
-        for a, b in zip(model(x), expected):
-            assert relative_difference(a, b) < 1e-10
-        for a, b in zip(model32(x.float()), expected32):
-            assert relative_difference(a, b) < 1e-5
+@pytest.mark.parametrize('arch', ['s0', 's4', TINY], ids=['s0', 's4', 'dict'])
+class TestEveryVariant:
+    """S1 to S3 differ in widths only."""
+
+    def test_deployed_equals_branches(self, arch, moved):
+        model32 = moved(MobileOne(arch, out_indices=ALL)).eval()
+        model = copy.deepcopy(model32).double()
+        inputs = [torch.randn(1, 3, *size, dtype=torch.float64) for size in [(32, 32), (67, 93)]]
+        with torch.no_grad():
+            expected = [(model(x), model32(x.float())) for x in inputs]
+            model.switch_to_deploy()
+            model32.switch_to_deploy()
+            for x, (outs, outs32) in zip(inputs, expected):
+                for a, b in zip(model(x), outs):
+                    assert relative_difference(a, b) < 1e-10
+                for a, b in zip(model32(x.float()), outs32):
+                    assert relative_difference(a, b) < 1e-5
+
+    def test_output_shapes(self, arch):
+        model = MobileOne(arch, out_indices=ALL, deploy=True)
+        outs = model(torch.randn(1, 3, 64, 96))
+        assert [tuple(out.shape) for out in outs] == [
+            (1, channels, 64 // stride, 96 // stride)
+            for channels, stride in zip(stage_channels(model.arch), (2, 4, 8, 16, 32))]
+
+    def test_se_layers_are_in_the_last_pairs_of_a_stage(self, arch):
+        with torch.device('meta'):
+            model = MobileOne(arch)
+        for stage, depth, count in zip(model.stages, model.arch['num_blocks'], model.arch['num_se_blocks']):
+            with_se = [block.se_cfg is not None for block in getattr(model, stage)]
+            assert with_se == [False] * 2 * (depth - count) + [True] * 2 * count
 
 
-@pytest.mark.parametrize('strides, dilations, output_stride', [
-    ((2, 2, 2, 2, 2), (1, 1, 1, 1, 1), 32),
-    ((2, 2, 2, 2, 1), (1, 1, 1, 1, 2), 16),
-    ((2, 2, 2, 1, 1), (1, 1, 1, 2, 4), 8),
-    ((1, 2, 2, 2, 1), (1, 1, 1, 1, 1), 8),
+@pytest.mark.parametrize('strides, dilations, stem_stride, output_stride', [
+    ((2, 2, 2, 2), (1, 1, 1, 1), 2, 32),
+    ((2, 2, 2, 1), (1, 1, 1, 2), 2, 16),
+    ((2, 2, 1, 1), (1, 1, 2, 4), 2, 8),
+    ((2, 2, 2, 1), (1, 1, 1, 1), 1, 8),
 ])
-def test_output_strides_and_dilations(strides, dilations, output_stride, moved):
-    model = moved(MobileOne(TINY, strides=strides, dilations=dilations)).double().eval()
+def test_output_strides_and_dilations(strides, dilations, stem_stride, output_stride, moved):
+    model = moved(MobileOne(TINY, strides=strides, dilations=dilations, stem_stride=stem_stride)).double().eval()
     x = torch.randn(1, 3, 65, 97, dtype=torch.float64)
     out = model(x)[-1]
     assert out.shape[2:] == tuple(-(-n // output_stride) for n in (65, 97))
@@ -51,59 +62,68 @@ def test_output_strides_and_dilations(strides, dilations, output_stride, moved):
     assert relative_difference(model(x)[-1], out) < 1e-10
 
 
-@pytest.mark.parametrize('strides', [(2, 2, 2, 1, 1), (2, 2, 2, 2, 1), (1, 1, 1, 1, 1)])
-def test_a_classifiers_checkpoint_fits_at_any_strides(strides):
-    dense = MobileOne(TINY, strides=strides)
+@pytest.mark.parametrize('options', [
+    dict(strides=(2, 2, 1, 1)), dict(strides=(2, 2, 2, 1)), dict(strides=(1, 1, 1, 1), stem_stride=1)], ids=str)
+def test_a_classifiers_checkpoint_fits_at_any_strides(options):
+    dense = MobileOne(TINY, **options)
     dense.load_state_dict(MobileOne(TINY).state_dict(), strict=True)
 
 
 def test_first_block_of_a_dilated_stage_keeps_the_previous_rate():
-    model = MobileOne('s0', strides=(2, 2, 2, 1, 1), dilations=(1, 1, 1, 2, 4), deploy=True)
+    model = MobileOne('s0', strides=(2, 2, 1, 1), dilations=(1, 1, 2, 4), deploy=True)
     rates = [[block.dilation for block in stage if block.kernel_size == 3]
              for stage in (model.stage2, model.stage3, model.stage4)]
     assert rates == [[1] * 8, [1] + [2] * 9, [2]]
+    assert [stage[0].stride for stage in (model.stage1, model.stage2, model.stage3, model.stage4)] == [2, 2, 1, 1]
+    assert (model.stage0.stride, model.stage0.dilation) == (2, 1)
 
 
 def test_dilation_is_the_strided_network_seen_at_every_position():
     """Output stride 16 subsampled is output stride 32: the reason for the rule above."""
-    strided = MobileOne('s1', deploy=True).double().eval()
-    dilated = MobileOne('s1', strides=(2, 2, 2, 2, 1), dilations=(1, 1, 1, 1, 2), deploy=True)
-    dilated.double().eval().load_state_dict(strided.state_dict())
+    arch = dict(TINY, num_blocks=(1, 1, 1, 3), num_se_blocks=(0, 0, 0, 0))  # SE sees all positions
+    strided = MobileOne(arch, deploy=True).double().eval()
+    dilated = MobileOne(arch, strides=(2, 2, 2, 1), dilations=(1, 1, 1, 2), deploy=True).double().eval()
+    dilated.load_state_dict(strided.state_dict())
+    assert dilated.stage4[2].dilation == 2
     x = torch.randn(1, 3, 128, 128, dtype=torch.float64)
     torch.testing.assert_close(dilated(x)[0][..., ::2, ::2], strided(x)[0], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize('out_indices, expected', [
-    ((0, ), [0]), (-1, [4]), ((-2, -1), [3, 4]), ((0, 2), [0, 2]), (range(5), [0, 1, 2, 3, 4])])
+    ((0, ), [0]), (-1, [3]), ((-2, -1), [2, 3]), ((0, 2), [0, 2]), (range(4), [0, 1, 2, 3]),
+    ((3, 1, 1), [1, 3]), ('stem', ['stem']), (['stem', -1], ['stem', 3]), ((1, 'stem'), ['stem', 1])], ids=str)
 def test_out_indices(out_indices, expected):
-    model = MobileOne('s0', out_indices=out_indices)
-    channels = stage_channels(ARCHS['s0'])
-    outs = model(torch.randn(2, 3, 32, 32))
-    assert [out.shape[1] for out in outs] == [channels[i] for i in expected]
-    assert hasattr(model, 'stage4') == (4 in expected)
+    model = MobileOne(TINY, out_indices=out_indices)
+    assert list(model.out_indices) == expected
+    whole = MobileOne(TINY, out_indices=ALL)
+    model.load_state_dict(whole.state_dict())
+    x = torch.randn(2, 3, 32, 32)
+    outs, everything = model.eval()(x), dict(zip(ALL, whole.eval()(x)))
+    assert len(outs) == len(expected)
+    for index, out in zip(expected, outs):
+        assert torch.equal(out, everything[index])
+
+
+def test_only_stages_that_are_needed_are_built():
+    model = MobileOne(TINY, out_indices=('stem', 1), frozen_stages=4)
+    assert model.stages == ['stage1', 'stage2'] and not hasattr(model, 'stage3')
+    assert MobileOne(TINY, out_indices='stem').stages == []
+    assert MobileOne(TINY).stages == ['stage1', 'stage2', 'stage3', 'stage4']
 
 
 @pytest.mark.parametrize('kwargs, words', [
-    (dict(arch='s5'), ["'s5'", 's0, s1, s2, s3, s4']),
-    (dict(arch=None), ['NoneType']),
-    (dict(arch={**TINY, 'depth': [1] * 4}), ["'depth' is unknown"]),
-    (dict(arch={k: v for k, v in TINY.items() if k != 'num_se_blocks'}),
-     ["'num_se_blocks' is missing"]),
-    (dict(arch={**TINY, 'num_blocks': [1, 2, 3]}), ["'num_blocks'", '[1, 2, 3]']),
-    (dict(arch={**TINY, 'num_conv_branches': [1, 0, 1, 1]}), ["'num_conv_branches'", '0']),
-    (dict(arch={**TINY, 'num_conv_branches': [1, 1.5, 1, 1]}), ["'num_conv_branches'", '1.5']),
-    (dict(arch={**TINY, 'num_blocks': [True, 1, 1, 1]}), ["'num_blocks'", 'True']),
-    (dict(arch={**TINY, 'width_factor': [1, -1, 1, 1]}), ["'width_factor'", '-1']),
-    (dict(arch={**TINY, 'width_factor': [0.001, 1, 1, 1]}), ["'width_factor'"]),
-    (dict(arch={**TINY, 'num_se_blocks': [0, 3, 0, 0]}), ["'num_se_blocks'", 'stage2']),
-    (dict(out_indices=(5, )), ['out_indices', '5']),
-    (dict(out_indices=(3, 1)), ['out_indices', 'ascending']),
+    (dict(out_indices=(4, )), ['out_indices', '4', '0 to 3', "'stem'"]),
+    (dict(out_indices=(-5, )), ['out_indices', '-5']),
+    (dict(out_indices='head'), ['out_indices', "'head'"]),
     (dict(out_indices=()), ['out_indices']),
-    (dict(strides=(2, 2, 2, 2)), ['strides', '5']),
-    (dict(strides=(2, 2, 2, 2, 3)), ['strides', '3']),
-    (dict(dilations=(1, 1, 1, 1, 0)), ['dilations', '0']),
+    (dict(out_indices={}), ['out_indices']),
+    (dict(strides=(2, 2, 2, 2, 2)), ['strides', '4', 'stage1 to stage4']),
+    (dict(strides=(2, 2, 2, 3)), ['strides', '3']),
+    (dict(dilations=(1, 1, 1, 0)), ['dilations', '0']),
+    (dict(stem_stride=4), ['stem_stride', '4']),
     (dict(frozen_stages=5), ['frozen_stages', '5']),
-], ids=str)  # yapf: disable
+    (dict(conv_cfg=dict(type='ConvWS')), ['conv_cfg', 'ConvWS', 'Conv2d']),
+], ids=str)
 def test_wrong_arguments_are_named(kwargs, words):
     with pytest.raises(InputError) as error:
         MobileOne(**kwargs)
@@ -117,8 +137,8 @@ def test_frozen_stages_stay_frozen_and_in_eval(frozen_stages):
     model = MobileOne(TINY, frozen_stages=frozen_stages)
     model.init_weights()
     model.train()
-    for i, stage in enumerate(model.stages):
-        frozen = i <= frozen_stages
+    for i, name in enumerate(('stage0', *model.stages)):
+        stage, frozen = getattr(model, name), i <= frozen_stages
         assert all(p.requires_grad != frozen for p in stage.parameters())
         assert all(m.training != frozen for m in stage.modules())
     before = copy.deepcopy(model.state_dict())
@@ -134,11 +154,12 @@ def test_frozen_stages_stay_frozen_and_in_eval(frozen_stages):
 def test_norm_eval_keeps_statistics_while_training():
     model = MobileOne(TINY, norm_eval=True).train()
     assert model.training and model.stage1[0].training
-    before = model.stage1[0].branch_norm
-    assert before is None or not before.training
+    norms = [norm for block in model.blocks().values() for _, norm in block.branches()]
+    assert norms and not any(norm.training for norm in norms)
     statistics = {k: v.clone() for k, v in model.state_dict().items() if 'running' in k}
     model(torch.randn(2, 3, 64, 64))[-1].sum().backward()
-    assert all(torch.equal(model.state_dict()[k], v) for k, v in statistics.items())
+    after = model.state_dict()
+    assert statistics and all(torch.equal(after[k], v) for k, v in statistics.items())
     assert model.stage0.branch_scale.norm.weight.grad.abs().sum() > 0
 
 
@@ -189,33 +210,8 @@ def test_builds_from_mmengine_root_without_an_import():
     assert type(MODELS.build(dict(type='mmone.MobileOne', arch='s0'))) is MobileOne
 
 
-@pytest.mark.parametrize('arch', ['s0', 's4', TINY], ids=['s0', 's4', 'dict'])
-@pytest.mark.parametrize('mode', ['train', 'eval', 'deployed'])
-def test_parity_with_mmpretrain(arch, mode, moved):
-    """The same weights give the same outputs and gradients, in float64."""
-    from mmpretrain.models import MobileOne as Peer
-    lists = arch if isinstance(arch, str) else {k: list(v) for k, v in arch.items()}
-    peer = moved(Peer(lists, out_indices=(0, 1, 2, 3))).double()
-    ours = MobileOne(arch, out_indices=(1, 2, 3, 4)).double()
-    ours.load_state_dict(peer.state_dict(), strict=True)
-    assert list(ours.state_dict().keys() ^ peer.state_dict().keys()) == []
-    for model in (peer, ours):
-        model.train(mode == 'train')
-        if mode == 'deployed':
-            model.switch_to_deploy()
-    inputs = [torch.randn(2, 3, 65, 71, dtype=torch.float64, requires_grad=True)]
-    inputs.append(inputs[0].detach().clone().requires_grad_())
-    outs = [model(x) for model, x in zip((peer, ours), inputs)]
-    for a, b in zip(*outs):
-        torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-9)
-    for out in outs:
-        sum(o.square().mean() for o in out).backward()
-    torch.testing.assert_close(inputs[1].grad, inputs[0].grad, rtol=1e-6, atol=1e-12)
-    if mode != 'deployed':  # mmpretrain detaches its deployed parameters
-        theirs = dict(peer.named_parameters())
-        for name, parameter in ours.named_parameters():
-            torch.testing.assert_close(parameter.grad, theirs[name].grad, rtol=1e-6, atol=1e-9,
-                                       msg=name)
-    if mode == 'train':
-        for name, value in peer.state_dict().items():
-            torch.testing.assert_close(ours.state_dict()[name], value, rtol=1e-9, atol=1e-9)
+def test_the_example_of_the_docstring():
+    model = MobileOne('s0', out_indices=(0, 1, 2, 3)).eval()
+    shapes = [tuple(out.shape) for out in model(torch.rand(1, 3, 224, 224))]
+    assert str(shapes) in MobileOne.__doc__
+    assert tuple(shape[1] for shape in shapes) == stage_channels(ARCHS['s0'])[1:]

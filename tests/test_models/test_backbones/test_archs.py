@@ -1,0 +1,59 @@
+"""The table of variants, and archs of one's own."""
+import pytest
+import torch
+
+from mmone import InputError
+from mmone.models import MobileOne
+from mmone.models.backbones.archs import ARCHS, check_arch, stage_channels, variant_of
+from tests.conftest import TINY
+
+# Parameters of the deployed classifiers of 1000 classes, as mmpretrain counts them; width of the stem.
+PUBLISHED = dict(
+    s0=(2_078_504, 48), s1=(4_764_840, 64), s2=(7_808_168, 64), s3=(10_078_312, 64), s4=(14_838_352, 64))
+
+
+def test_all_variants_have_the_published_numbers_of_parameters():
+    assert PUBLISHED.keys() == ARCHS.keys()
+    for arch, (published, stem) in PUBLISHED.items():
+        with torch.device('meta'):
+            model = MobileOne(arch, deploy=True)
+        channels = stage_channels(ARCHS[arch])
+        assert channels[0] == stem and len(channels) == 5
+        assert sum(p.numel() for p in model.parameters()) + 1000 * (channels[-1] + 1) == published
+
+
+@pytest.mark.parametrize('deploy', [False, True])
+def test_a_variant_is_known_by_its_weights(deploy):
+    for arch in ARCHS:
+        with torch.device('meta'):
+            weights = MobileOne(arch, deploy=deploy).state_dict()
+        assert variant_of(weights) == arch
+        assert variant_of({k: v for k, v in weights.items() if 'stage4' not in k}) == arch
+    assert variant_of(MobileOne(TINY, deploy=deploy).state_dict()) is None
+
+
+def test_lists_and_tuples_are_alike():
+    lists = {key: list(values) for key, values in TINY.items()}
+    tuples = {key: tuple(values) for key, values in TINY.items()}
+    assert check_arch(lists) == check_arch(tuples) == tuples
+
+
+@pytest.mark.parametrize('arch, words', [
+    ('s5', ["'s5'", 's0, s1, s2, s3, s4']),
+    (None, ['NoneType']),
+    ({**TINY, 'depth': [1] * 4}, ["'depth' is unknown"]),
+    ({k: v for k, v in TINY.items() if k != 'num_se_blocks'}, ["'num_se_blocks' is missing"]),
+    ({**TINY, 'num_blocks': [1, 2, 3]}, ["'num_blocks'", '[1, 2, 3]']),
+    ({**TINY, 'num_conv_branches': [1, 0, 1, 1]}, ["'num_conv_branches'", '0']),
+    ({**TINY, 'num_conv_branches': [1, 1.5, 1, 1]}, ["'num_conv_branches'", '1.5']),
+    ({**TINY, 'num_blocks': [True, 1, 1, 1]}, ["'num_blocks'", 'True']),
+    ({**TINY, 'width_factor': [1, -1, 1, 1]}, ["'width_factor'", '-1']),
+    ({**TINY, 'width_factor': [0.001, 1, 1, 1]}, ["'width_factor'"]),
+    ({**TINY, 'num_se_blocks': [0, 3, 0, 0]}, ["'num_se_blocks'", 'stage2']),
+], ids=str)
+def test_wrong_archs_are_named(arch, words):
+    with pytest.raises(InputError) as error:
+        MobileOne(arch)
+    for word in words:
+        assert word in str(error.value)
+    assert '\n' not in str(error.value)
