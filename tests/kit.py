@@ -1,12 +1,16 @@
-"""Tiny data and tiny configs of all three tasks, and ways to run the tools on them."""
-import importlib.util
+"""Tiny data and tiny configs of all three tasks, and ways to run the commands on them."""
 import json
+import multiprocessing
 import os
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+import torch
+
+from mmone.cli import main
 from mmone.datasets.shapes import make_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -165,7 +169,7 @@ tta_pipeline = [
 '''
 
 VISUALIZATION = dict(mmpretrain='VisualizationHook', mmdet='DetVisualizationHook',
-                     mmseg='SegVisualizationHook')  # yapf: disable
+                     mmseg='SegVisualizationHook')
 CONFIGS = dict(mmpretrain=MMPRETRAIN, mmdet=MMDET, mmseg=MMSEG)
 
 
@@ -188,28 +192,57 @@ def environment():
     return dict(os.environ, PYTHONPATH=path, OMP_NUM_THREADS='1')
 
 
-def run_tool(name, *args, processes=None, **kwargs):
-    """Run ``tools/<name>.py`` as a user does, in several processes if asked to."""
-    command = [sys.executable]
-    if processes:
-        command += ['-m', 'torch.distributed.run', f'--nproc_per_node={processes}',
-                    f'--master_port={free_port()}']  # yapf: disable
+def command(name, *args):
+    """Run ``mmone NAME`` in this process; returns its exit status."""
+    return main([name, *map(str, args)])
+
+
+def run_tool(name, *args):
+    """Run ``tools/<name>.py`` as a user does."""
+    return subprocess.run([sys.executable, ROOT / 'tools' / f'{name}.py', *map(str, args)], env=environment(),
+                          capture_output=True, text=True, timeout=300)
+
+
+# Starting Python and importing OpenMMLab takes several times longer than training a tiny model. This server
+# has imported it, and done nothing with it: the processes that it forks are like new ones.
+SERVER = multiprocessing.get_context('forkserver')
+SERVER.set_forkserver_preload(['mmone.engine.train', 'mmone.engine.test'] + [
+    f'{task}.{part}' for task in TASKS for part in ('datasets', 'models', 'engine', 'evaluation', 'visualization')])
+
+
+def run_command(name, *args, processes=1):
+    """Run ``mmone NAME`` in a process of its own, or in several that are told their places as by torchrun."""
+    environments = [environment()]
+    if processes > 1:
         args = (*args, '--launcher', 'pytorch')
-    command += [ROOT / 'tools' / f'{name}.py', *args]
-    return subprocess.run(list(map(str, command)), env=environment(), capture_output=True,
-                          text=True, timeout=300, **kwargs)  # yapf: disable
+        place = dict(WORLD_SIZE=str(processes), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(free_port()))
+        environments = [dict(environment(), RANK=str(rank), LOCAL_RANK=str(rank), **place) for rank in range(processes)]
+    with tempfile.TemporaryDirectory() as folder:
+        ranks = [SERVER.Process(target=_child, args=([name, *map(str, args)], os.getcwd(), env, f'{folder}/{rank}'))
+                 for rank, env in enumerate(environments)]
+        try:
+            for rank in ranks:
+                rank.start()
+            for rank in ranks:
+                rank.join(300)
+                assert rank.exitcode is not None, f'mmone {name} takes longer than 300 s'
+        finally:
+            for rank in ranks:
+                rank.kill()
+        out, err = (''.join(Path(f'{folder}/{rank}.{stream}').read_text() for rank in range(processes))
+                    for stream in ('out', 'err'))
+    return subprocess.CompletedProcess(args, max((rank.exitcode for rank in ranks), key=abs), out, err)
 
 
-def load_tool(name):
-    """The module ``tools/<name>.py``, to call its ``main(argv)`` in this process."""
-    tools = ROOT / 'tools'
-    if str(tools) not in sys.path:
-        sys.path.append(str(tools))
-    # Not by its name: Python has a package test.
-    spec = importlib.util.spec_from_file_location(f'tool_{name}', tools / f'{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def _child(argv, folder, env, output):
+    for descriptor, stream in ((1, 'out'), (2, 'err')):
+        os.dup2(os.open(f'{output}.{stream}', os.O_CREAT | os.O_WRONLY | os.O_APPEND), descriptor)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(env)
+    sys.path[:0] = env['PYTHONPATH'].split(os.pathsep)
+    torch.set_num_threads(1)
+    raise SystemExit(main(argv))
 
 
 def free_port():

@@ -1,6 +1,4 @@
 """Export a classifier, detector or segmentor to a file that runs without PyTorch."""
-from mmone.runtime.formats import FORMATS, SUFFIXES
-
 EXAMPLES = """\
 The file takes RGB images (N, 3, H, W), uint8, and gives the final answer: scores; boxes and labels
 after NMS; or a label map. It is compared with PyTorch on real images before it gets its name.
@@ -17,12 +15,16 @@ afterwards:
 """
 
 
+# Those of mmone.runtime.formats, whose package imports NumPy: help does not wait for it.
+FORMATS = dict(onnx='.onnx', openvino='.xml', coreml='.mlpackage', torchscript='.pt', pt2='.pt2')
+
+
 def add_arguments(parser):
     parser.add_config()
     parser.add_argument('checkpoint', metavar='CHECKPOINT', help='checkpoint in either form')
     parser.add_argument('--out', required=True, metavar='PATH', help='file to write')
     parser.add_argument('--format', choices=FORMATS,
-                        help=f'default: by the end of PATH, {", ".join(SUFFIXES)}')
+                        help=f'default: by the end of PATH, {", ".join(FORMATS.values())}')
     parser.add_argument('--shape', type=int, nargs=2, metavar=('H', 'W'),
                         help="height and width of the input (default: the config's test images')")
     parser.add_argument('--dynamic', default='', metavar='batch,hw',

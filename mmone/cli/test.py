@@ -37,6 +37,6 @@ def add_arguments(parser):
 
 
 def run(args):
-    from mmone.engine.test import test
     with warnings_on_stdout():
+        from mmone.engine.test import test
         test(**vars(args))

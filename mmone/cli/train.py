@@ -30,6 +30,6 @@ def add_arguments(parser):
 
 
 def run(args):
-    from mmone.engine.train import train
     with warnings_on_stdout():
+        from mmone.engine.train import train
         train(**vars(args))

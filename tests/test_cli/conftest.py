@@ -1,8 +1,9 @@
+import warnings
+
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope, init_default_scope
-from mmengine.runner import CheckpointLoader
+from mmengine.registry import MODELS, DefaultScope
 
 from tests.kit import make_data, write_config
 
@@ -29,23 +30,26 @@ def trained(config, tmp_path, moved):
     def write(task, extra=''):
         path = config(task, extra + ("model['bbox_head']['init_cfg'] = None\n" if task == 'mmdet' else ''))
         cfg = Config.fromfile(path)
-        init_default_scope(task)
         for head in ('decode_head', 'auxiliary_head', 'backbone'):
             if task == 'mmseg':
                 cfg.model[head].norm_cfg = dict(type='BN')
-        torch.save(dict(state_dict=moved(MODELS.build(cfg.model)).state_dict()), tmp_path / 'w.pth')
+        with DefaultScope.overwrite_default_scope(task):
+            model = moved(MODELS.build(cfg.model))
+        torch.save(dict(state_dict=model.state_dict()), tmp_path / 'w.pth')
         return str(path), str(tmp_path / 'w.pth')
 
     return write
 
 
 @pytest.fixture(autouse=True)
-def _undo(monkeypatch, tmp_path):
-    """What a tool changes in its process, it changes for the next test too."""
+def _in_a_folder_of_its_own(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    scopes = dict(DefaultScope._instance_dict)
-    schemes = dict(CheckpointLoader._schemes)
+
+
+@pytest.fixture(autouse=True)
+def _leaves_nothing_behind():
+    """What a command changes in its process ends with it."""
+    scope, show = DefaultScope.get_current_instance(), warnings.showwarning
     yield
-    DefaultScope._instance_dict.clear()
-    DefaultScope._instance_dict.update(scopes)
-    CheckpointLoader._schemes = schemes
+    assert DefaultScope.get_current_instance() is scope
+    assert warnings.showwarning is show

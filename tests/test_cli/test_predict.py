@@ -1,4 +1,4 @@
-"""tools/predict.py, and the three functions behind it, for all three tasks."""
+"""``mmone predict``, and the three functions behind it, for all three tasks."""
 import json
 from pathlib import Path
 
@@ -6,9 +6,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 
 from mmone.apis import draw, get_config, get_model, predict
-from tests.kit import TASKS, load_tool
+from tests.kit import TASKS, command
 
 CLASSES = ('circle', 'square', 'triangle', 'star', 'cross')
 
@@ -25,8 +26,8 @@ def test_folder_with_an_undecodable_file(trained, task, data, tmp_path, capsys):
     for image in images(data):
         (folder / image.name).write_bytes(image.read_bytes())
     (folder / '000.jpg').write_text('no image')
-    status = load_tool('predict').main([str(folder.parent), '--model', str(path), '--weights', str(weights),
-                                        '--out-dir', 'out', '--batch-size', '4', '--device', 'cpu'])
+    status = command('predict', folder.parent, '--model', path, '--weights', weights,
+                     '--out-dir', 'out', '--batch-size', 4, '--device', 'cpu')
     assert status == 1
     assert capsys.readouterr().err == f'cannot be decoded: {folder / "000.jpg"}\n'
     content = json.loads(Path('out/predictions.json').read_text())
@@ -54,7 +55,14 @@ def test_folder_with_an_undecodable_file(trained, task, data, tmp_path, capsys):
             assert cv2.imread(str(picture)).shape == original.shape
 
 
+@pytest.fixture
+def scope_put_back(task):
+    with DefaultScope.overwrite_default_scope(task):
+        yield
+
+
 @pytest.mark.parametrize('task', TASKS)
+@pytest.mark.usefixtures('scope_put_back')  # the stock inferencers leave theirs set
 def test_predictions_are_those_of_the_stock_inferencer(trained, task, data):
     path, weights = trained(task)
     files = [str(image) for image in images(data)]
@@ -77,7 +85,7 @@ def test_predictions_are_those_of_the_stock_inferencer(trained, task, data):
         theirs = [inferencer(file, return_datasamples=True) for file in files]
         pairs = [(a.sample.pred_sem_seg.data, b.pred_sem_seg.data)
                  for found in (theirs, [inference_model(model, file) for file in files])
-                 for a, b in zip(ours, found)]  # yapf: disable
+                 for a, b in zip(ours, found)]
     for a, b in pairs:
         if a.is_floating_point():
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
@@ -110,8 +118,8 @@ def test_video(trained, data, tmp_path):
     for image in images(data, 4):
         writer.write(cv2.resize(cv2.imread(str(image)), (64, 64)))
     writer.release()
-    status = load_tool('predict').main(['clip.avi', str(images(data)[0]), '--model', str(path), '--weights',
-                                        str(weights), '--out-dir', 'out', '--batch-size', '3'])
+    status = command('predict', 'clip.avi', images(data)[0], '--model', path, '--weights', weights,
+                     '--out-dir', 'out', '--batch-size', 3)
     assert status == 0
     records = json.loads(Path('out/predictions.json').read_text())['predictions']
     assert [record.get('frame') for record in records] == [0, 1, 2, 3, None]

@@ -1,14 +1,14 @@
-"""tools/reparameterize.py and tools/convert.py as a user runs them."""
+"""``mmone reparameterize`` and ``mmone convert`` as a user runs them."""
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
 from mmone.checkpoints import SOURCES, read_checkpoint, rename
-from mmone.convert.calibrate import training_images
+from mmone.convert.calibrate import training_images, training_loader
 from mmone.models import MobileOne
 from tests.conftest import relative_difference
-from tests.kit import TASKS, load_tool
+from tests.kit import TASKS, command
 
 
 @pytest.fixture
@@ -29,8 +29,7 @@ def trained(config, tmp_path, moved):
 
 @pytest.mark.parametrize('task', TASKS)
 def test_a_checkpoint_is_deployed(trained, task, tmp_path, capsys):
-    main = load_tool('reparameterize').main
-    main([trained(task), 'epoch_1.pth', 'deployed.pth'])
+    command('reparameterize', trained(task), 'epoch_1.pth', 'deployed.pth')
     assert 'largest relative difference' in capsys.readouterr().out
     checkpoint = read_checkpoint('deployed.pth')
     assert checkpoint['meta']['dataset_meta'] == dict(classes=['a'])
@@ -42,7 +41,6 @@ def test_a_checkpoint_is_deployed(trained, task, tmp_path, capsys):
 
 
 def test_what_cannot_be_done_is_one_line_and_status_2(trained, tmp_path, capsys):
-    main = load_tool('reparameterize').main
     path = trained('mmpretrain')
     (tmp_path / 'there.pth').write_text('precious')
     (tmp_path / 'truncated.pth').write_bytes((tmp_path / 'epoch_1.pth').read_bytes()[:-99])
@@ -54,26 +52,25 @@ def test_what_cannot_be_done_is_one_line_and_status_2(trained, tmp_path, capsys)
         (['epoch_1.pth', 'out.pth', '--cfg-options', 'model.backbone.arch=s1'], 'does not fit'),
     ):
         with pytest.raises(SystemExit) as stop:
-            main([path, *arguments])
+            command('reparameterize', path, *arguments)
         error = capsys.readouterr().err.strip()
         assert stop.value.code == 2
         assert words in error and len(error.splitlines()) == 1, error
         assert not (tmp_path / 'out.pth').exists()
     assert (tmp_path / 'there.pth').read_text() == 'precious'
-    main([path, 'epoch_1.pth', 'there.pth', '--force'])
+    command('reparameterize', path, 'epoch_1.pth', 'there.pth', '--force')
 
 
 def test_convert_expand_and_back(config, tmp_path, capsys):
     """Apple's fused weights, given branches by a config's data, deployed again."""
-    main = load_tool('convert').main
     ours = {f'backbone.{key}': value for key, value in MobileOne('s1', deploy=True).state_dict().items()}
     torch.save(rename(ours, SOURCES['mmpretrain'], SOURCES['apple']), tmp_path / 'in.pth.tar')
-    main(['in.pth.tar', 'branches.pth', '--expand', str(config('mmpretrain')), '--batches', '2'])
+    command('convert', 'in.pth.tar', 'branches.pth', '--expand', config('mmpretrain'), '--batches', 2)
     out = capsys.readouterr().out
     assert 'BatchNorm statistics of 8 images' in out
     assert 'in.pth.tar: names of apple, variant s1, fused, no head, SHA-256 ' in out
     assert 'branches.pth: names of mmone, mmpretrain, variant s1, with branches, no head, ' in out
-    main(['branches.pth', 'back.safetensors', '--deploy'])
+    command('convert', 'branches.pth', 'back.safetensors', '--deploy')
     back = read_checkpoint('back.safetensors')
     model, again = MobileOne('s1', deploy=True).eval(), MobileOne('s1', deploy=True).eval()
     model.load_state_dict({key[len('backbone.'):]: value for key, value in ours.items()})
@@ -81,14 +78,14 @@ def test_convert_expand_and_back(config, tmp_path, capsys):
     x = torch.randn(1, 3, 64, 64)
     assert relative_difference(again(x)[0], model(x)[0]) < 1e-5
     with pytest.raises(SystemExit) as stop:
-        main(['in.pth.tar', 'branches.pth'])
+        command('convert', 'in.pth.tar', 'branches.pth')
     assert stop.value.code == 2
     assert '--force' in capsys.readouterr().err
 
 
 def test_expanding_sees_the_images_as_training_does(config):
     """Normalized: mmpretrain's configs may have the preprocessor beside the model."""
-    path = config('mmpretrain', "data_preprocessor = model.pop('data_preprocessor')\n")
-    images = torch.cat(list(training_images(str(path), 3)))
+    cfg = Config.fromfile(config('mmpretrain', "data_preprocessor = model.pop('data_preprocessor')\n"))
+    images = torch.cat(list(training_images(cfg, training_loader(cfg), 3)))
     assert images.shape[1:] == (3, 32, 32)
     assert -1.01 <= images.min() < -0.2 and images.max() < 1.01

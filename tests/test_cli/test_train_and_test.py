@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
 
-from tests.kit import ROOT, TASKS, environment, free_port, load_tool, losses, run_tool
+from tests.kit import ROOT, TASKS, command, environment, free_port, losses, run_command
 
 # A hook that kills its own process at a given moment, as a power cut would.
 KILLER = '''
@@ -48,7 +50,7 @@ class Killer(Hook):
 
 
 def train(config, work_dir, *args, **kwargs):
-    return run_tool('train', config, '--work-dir', work_dir, *args, **kwargs)
+    return run_command('train', config, '--work-dir', work_dir, *args, **kwargs)
 
 
 @pytest.mark.parametrize('task, workers', [('mmpretrain', 0), ('mmdet', 2), ('mmseg', 2)])
@@ -57,7 +59,7 @@ def test_killed_run_goes_on_as_if_nothing_happened(config, tmp_path, monkeypatch
     (tmp_path / 'killer.py').write_text(KILLER)
     monkeypatch.setenv('PYTHONPATH', str(tmp_path))
     path = config(task, "custom_imports = dict(imports=['killer'])\n"
-                        f"train_dataloader['num_workers'] = {workers}\n")  # yapf: disable
+                        f"train_dataloader['num_workers'] = {workers}\n")
 
     assert train(path, 'whole').returncode == 0
     whole = losses('whole')
@@ -79,7 +81,7 @@ def test_killed_run_goes_on_as_if_nothing_happened(config, tmp_path, monkeypatch
     assert losses('killed') == whole
 
     final = [torch.load(f'{run}/epoch_3.pth', weights_only=False)['state_dict']
-             for run in ('whole', 'killed')]  # yapf: disable
+             for run in ('whole', 'killed')]
     assert all(torch.equal(final[0][key], final[1][key]) for key in final[0])
 
 
@@ -111,7 +113,7 @@ def test_dist_scripts(config):
     for script, *args in (('dist_train.sh', path, '2', '--work-dir', 'a b'),
                           ('dist_test.sh', path, 'a b/epoch_1.pth', '2', '--work-dir', 'a b')):
         result = subprocess.run([ROOT / 'tools' / script, *args], env=env, capture_output=True,
-                                text=True, timeout=300)  # yapf: disable
+                                text=True, timeout=300)
         assert result.returncode == 0, result.stderr
     assert 'accuracy/top1' in result.stdout
 
@@ -131,7 +133,7 @@ def test_slurm_scripts_call_srun(tmp_path, monkeypatch, gpus):
     srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     srun.chmod(0o755)
     env = dict(environment(), PATH=f'{tmp_path}:/usr/bin:/bin', GPUS='4', GPUS_PER_NODE=gpus,
-               SRUN_ARGS='--quiet --exclude=n1')  # yapf: disable
+               SRUN_ARGS='--quiet --exclude=n1')
     for script, tool in (('slurm_train.sh', 'train.py'), ('slurm_test.sh', 'test.py')):
         given = subprocess.run(
             [ROOT / 'tools' / script, 'part', 'a job', 'my config.py', 'fourth', '--amp'], env=env,
@@ -145,14 +147,12 @@ def test_slurm_scripts_call_srun(tmp_path, monkeypatch, gpus):
 @pytest.fixture
 def trained(config, tmp_path):
     """The config of a task and an untrained checkpoint of its model."""
-    from mmengine.config import Config
-    from mmengine.registry import MODELS, init_default_scope
 
     def make(task):
         path = config(task)
         cfg = Config.fromfile(path)
-        init_default_scope(task)
-        model = MODELS.build(cfg.model)
+        with DefaultScope.overwrite_default_scope(task):
+            model = MODELS.build(cfg.model)
         model.init_weights()
         torch.save(dict(state_dict=model.state_dict(), meta={}), tmp_path / 'model.pth')
         return str(path), str(tmp_path / 'model.pth')
@@ -167,12 +167,10 @@ METRIC = dict(mmpretrain='accuracy/top1', mmdet='coco/bbox_mAP', mmseg='mIoU')
 def test_outputs_of_test(trained, task, capsys):
     """Deployed or not, the same predictions; pictures; test-time augmentation."""
     config, checkpoint = trained(task)
-    main = load_tool('test').main
     plain = ('--cfg-options', 'custom_hooks=[]')
     # The pictures first: a process has one visualizer of a name, with the first one's folder.
-    main([config, checkpoint, '--out', 'deployed.pkl', '--deploy', '--show-dir', 'pictures',
-          *plain])  # yapf: disable
-    main([config, checkpoint, '--out', 'plain/out.pkl', *plain])
+    command('test', config, checkpoint, '--out', 'deployed.pkl', '--deploy', '--show-dir', 'pictures', *plain)
+    command('test', config, checkpoint, '--out', 'plain/out.pkl', *plain)
     assert f'{METRIC[task]}: ' in capsys.readouterr().out
     outputs = []
     for path in ('plain/out.pkl', 'deployed.pkl'):
@@ -185,29 +183,28 @@ def test_outputs_of_test(trained, task, capsys):
             torch.testing.assert_close(one['pred_score'], other['pred_score'])
         elif task == 'mmdet':
             torch.testing.assert_close(one['pred_instances']['scores'],
-                                       other['pred_instances']['scores'])  # yapf: disable
+                                       other['pred_instances']['scores'])
         else:
             same = one['pred_sem_seg']['data'] == other['pred_sem_seg']['data']
             assert same.float().mean() > 0.999
     pictures = {re.sub('_0$', '', p.stem) for suffix in ('png', 'jpg')
-                for p in Path('pictures').rglob(f'*.{suffix}')}  # yapf: disable
+                for p in Path('pictures').rglob(f'*.{suffix}')}
     assert len(pictures) == len(names) and all(
         any(Path(name).stem in picture for picture in pictures) for name in names)
 
-    main([config, checkpoint, '--tta'])
+    command('test', config, checkpoint, '--tta')
     assert f'{METRIC[task]}: ' in capsys.readouterr().out
 
 
 def test_auto_scale_lr(config, capsys):
     path = config('mmpretrain', 'auto_scale_lr = dict(base_batch_size=16)\n')
-    load_tool('train').main([str(path), '--auto-scale-lr', '--cfg-options',
-                             'train_cfg.max_epochs=1', 'val_cfg=None', 'val_dataloader=None',
-                             'val_evaluator=None', 'custom_hooks=[]'])  # yapf: disable
+    command('train', path, '--auto-scale-lr', '--cfg-options', 'train_cfg.max_epochs=1', 'val_cfg=None',
+            'val_dataloader=None', 'val_evaluator=None', 'custom_hooks=[]')
     assert 'Scaling the original LR by 0.25' in capsys.readouterr().out
 
 
 def test_resume_without_a_checkpoint_starts_anew(config, capsys):
     path = config('mmpretrain', "train_cfg = dict(by_epoch=True, max_epochs=1, val_begin=2)\n")
-    load_tool('train').main([str(path), '--resume', '--work-dir', 'new'])
+    command('train', path, '--resume', '--work-dir', 'new')
     assert 'training starts from scratch' in capsys.readouterr().out
     assert Path('new/epoch_1.pth').is_file()
