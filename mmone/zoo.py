@@ -14,7 +14,7 @@ from mmone.errors import InputError
 
 # What mmengine calls the libraries' tasks in its metafiles.
 TASKS = {'Image Classification': 'classification', 'Object Detection': 'detection',
-         'Semantic Segmentation': 'segmentation'}  # yapf: disable
+         'Semantic Segmentation': 'segmentation'}
 
 
 class Entry(NamedTuple):

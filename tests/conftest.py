@@ -3,8 +3,12 @@ import logging
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.utils import ManagerMixin
+
+from mmone.config import build_model
+from tests.kit import make_data, write_config
 
 # A MobileOne of 64 channels that has every kind of part.
 TINY = dict(num_blocks=[1, 2, 1, 1], width_factor=[0.25, 0.25, 0.125, 0.125], num_conv_branches=[2, 3, 1, 2],
@@ -26,6 +30,38 @@ def _seeded_and_quiet():
     for kind in _with_subclasses(ManagerMixin):
         kind._instance_dict.clear()
     MMLogger.get_current_instance().setLevel(logging.WARNING)
+
+
+@pytest.fixture(scope='session')
+def data(tmp_path_factory):
+    """The images that the tiny configs read."""
+    return make_data(tmp_path_factory.mktemp('shapes'))
+
+
+@pytest.fixture
+def config(tmp_path, data):
+    """Write the tiny config of a task into the test's folder."""
+
+    def write(task, extra='', data=data):
+        return write_config(tmp_path, task, data, extra)
+
+    return write
+
+
+@pytest.fixture
+def trained(config, tmp_path, moved):
+    """Write config and checkpoint of a task's model in training form; return their paths."""
+
+    def write(task, extra=''):
+        path = config(task, extra + ("model['bbox_head']['init_cfg'] = None\n" if task == 'mmdet' else ''))
+        cfg = Config.fromfile(path)
+        for head in ('decode_head', 'auxiliary_head', 'backbone'):
+            if task == 'mmseg':
+                cfg.model[head].norm_cfg = dict(type='BN')
+        torch.save(dict(state_dict=moved(build_model(cfg)).state_dict()), tmp_path / 'w.pth')
+        return str(path), str(tmp_path / 'w.pth')
+
+    return write
 
 
 @pytest.fixture
@@ -53,3 +89,8 @@ def moved():
 def relative_difference(a, b):
     """Largest difference relative to the largest magnitude of ``b``; NaN stays NaN."""
     return ((a - b).abs().max() / b.abs().max()).item()
+
+
+def unwrapped(loader):
+    """A loader of mmengine's checkpoints as it was registered, if mmone has wrapped it."""
+    return getattr(loader, '__wrapped__', loader)

@@ -114,7 +114,7 @@ _STAGES = ('stage1', 'stage2', 'stage3', 'stage4')
 _NORM = ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked')
 _AFFINE = ('weight', 'bias')
 _TENSORS = dict(conv=('weight', ), conv_norm=_NORM, scale=('weight', ), scale_norm=_NORM, skip=_NORM,
-                deployed=_AFFINE, squeeze=_AFFINE, excite=_AFFINE)  # yapf: disable
+                deployed=_AFFINE, squeeze=_AFFINE, excite=_AFFINE)
 
 
 class _Name(NamedTuple):

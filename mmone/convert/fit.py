@@ -23,7 +23,7 @@ def check_fit(model: nn.Module, state_dict: dict[str, Tensor], source: str, whol
         InputError: Says how many classes both have, or what is missing.
     """
     backbones = tuple(f'{name}.' if name else '' for name, module in model.named_modules()
-                      if isinstance(module, MobileOne))  # yapf: disable
+                      if isinstance(module, MobileOne))
     if backbones and not any(key.startswith(backbones) for key in state_dict):
         return
     own = {key: value for key, value in model.state_dict().items()

@@ -1,9 +1,10 @@
 """From a MobileOne classifier's checkpoint of any source to one of any other."""
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from mmone.checkpoints.io import read_checkpoint, state_dict_of, write_checkpoint
@@ -78,27 +79,22 @@ def convert(source: str | Path,
             f'{source} holds no MobileOne classifier: its first key is '
             f'{next(iter(given), None)!r}, expected those of ' + ', '.join(
                 f'{other.name} ({other.stem}.…)' for other in SOURCES.values()))
-    state_dict = rename(given, names, MMPRETRAIN)
-    backbone, head = _split(state_dict)
+    backbone, head = _split(rename(given, names, MMPRETRAIN))
     arch, form = _arch_of(backbone, str(source))
     classes = len(head['head.fc.weight']) if 'head.fc.weight' in head else None
     before = Description(names.name, variant_of(backbone), form['deploy'], classes, sha256(source))
 
+    if expand and not form['deploy']:
+        raise InputError(f'{source} has its branches: there is nothing to expand', parameter='expand')
     if deploy or expand:
-        if expand and not form['deploy']:
-            raise InputError(f'{source} has its branches: there is nothing to expand', parameter='expand')
-        model = MobileOne(arch, **dict(form, deploy=True)).eval()
-        model.load_state_dict(backbone)  # folds branches
-        if expand:
-            model = expand(model)
-        backbone = model.state_dict()
+        model = _build(arch, dict(form, deploy=True), backbone).eval()  # folds branches
+        backbone = (expand(model) if expand else model).state_dict()
+
     result = {BACKBONE + key: value for key, value in backbone.items()}
     if not drop_head:
         result.update(head)
-
-    target = SOURCES[to]
-    result = rename(result, MMPRETRAIN, target)
-    if target is MMPRETRAIN:
+    result = rename(result, MMPRETRAIN, SOURCES[to])
+    if to == MMPRETRAIN.name:
         meta = checkpoint.get('meta') or {}
         kept = {key: meta[key] for key in ('dataset_meta', 'CLASSES') if key in meta}
         result = dict(state_dict=result, meta=dict(
@@ -111,60 +107,61 @@ def convert(source: str | Path,
 
 def _split(state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The backbone's weights without their prefix, and the head's."""
-    return ({key[len(BACKBONE):]: value for key, value in state_dict.items()
-             if key.startswith(BACKBONE)},
-            {key: value for key, value in state_dict.items() if key.startswith(HEAD)})  # yapf: disable
+    return ({key[len(BACKBONE):]: value for key, value in state_dict.items() if key.startswith(BACKBONE)},
+            {key: value for key, value in state_dict.items() if key.startswith(HEAD)})
+
+
+def _build(arch: dict, form: dict, backbone: dict[str, Tensor]) -> MobileOne:
+    with torch.device('meta'):  # draws no initial values
+        model = MobileOne(arch, **form)
+    model.to_empty(device='cpu').load_state_dict(dict(backbone))
+    return model
 
 
 def _arch_of(backbone: dict[str, Tensor], source: str) -> tuple[dict, dict]:
     """The arch and the further arguments of the MobileOne whose weights these are, all of them."""
-    blocks = {}  # (stage, index) -> names of its tensors
+    blocks = {}  # (number of the stage, of the block) -> names of its tensors
     for key in backbone:
         stage, index, name = re.match(r'stage(\d)\.(?:(\d+)\.)?(.+)', key).groups()
         blocks.setdefault((int(stage), int(index or 0)), set()).add(name)
-    stages = range(1, len(BASE_CHANNELS) + 1)
+    stages = range(1, 1 + len(BASE_CHANNELS))
     empty = [stage for stage in (0, *stages) if (stage, 0) not in blocks]
     if empty:
         raise InputError(f'{source} is not whole: it has no weights of stage{empty[0]}')
-    deployed = {any(name.startswith('branch_reparam.') for name in names)
-                for names in blocks.values()}  # yapf: disable
-    if len(deployed) > 1:
-        raise InputError(f'{source} mixes fused blocks with blocks that have branches: '
-                         'save the whole model in one form')
-    deploy, = deployed
-
-    def last(stage):
-        return max(index for of, index in blocks if of == stage)
-
-    def bias(stage):
-        prefix = f'stage{stage}.{last(stage)}.'
-        name = 'branch_reparam.bias' if deploy else 'branch_conv_list.0.norm.bias'
-        return backbone[prefix + name]
-
+    deploy = _is_deployed(blocks.values(), source)
+    last = {stage: max(block for of_stage, block in blocks if of_stage == stage) for stage in stages}
     arch = dict(
-        num_blocks=[last(stage) // 2 + 1 for stage in stages],
-        num_conv_branches=[
-            1 if deploy else sum(
-                bool(re.fullmatch(r'branch_conv_list\.\d+\.conv\.weight', name))
-                for name in blocks[stage, 0]) for stage in stages],
-        num_se_blocks=[
-            sum('se.conv1.conv.weight' in blocks.get((stage, index), ())
-                for index in range(0, last(stage) + 1, 2)) for stage in stages],
-    )  # yapf: disable
+        num_blocks=[last[stage] // 2 + 1 for stage in stages],
+        num_conv_branches=[1 if deploy else _count_branches(blocks[stage, 0]) for stage in stages],
+        num_se_blocks=[sum('se.conv1.conv.weight' in blocks.get((stage, block), ())
+                           for block in range(0, last[stage] + 1, 2)) for stage in stages])
+    kernel, bias = (('branch_reparam.weight', 'branch_reparam.bias') if deploy else
+                    ('branch_conv_list.0.conv.weight', 'branch_conv_list.0.norm.bias'))
     try:
-        arch['width_factor'] = [len(bias(stage)) / base for stage, base in zip(stages, BASE_CHANNELS)]
-        stem = backbone['stage0.branch_' + ('reparam.weight' if deploy else 'conv_list.0.conv.weight')]
+        arch['width_factor'] = [len(backbone[f'stage{stage}.{last[stage]}.{bias}']) / base
+                                for stage, base in zip(stages, BASE_CHANNELS)]
+        in_channels = backbone[f'stage0.{kernel}'].shape[1]
     except KeyError as error:
         raise InputError(f'{source} is not whole: it lacks {error.args[0]}') from None
     variant = variant_of(backbone)
     if variant and deploy:
-        # Nothing of k is left in fused weights; the variant's is what expanding gives back.
+        # Fused weights tell nothing of the number of branches; expanding gives the variant's.
         arch['num_conv_branches'] = ARCHS[variant]['num_conv_branches']
-    form = dict(
-        deploy=deploy,
-        in_channels=stem.shape[1],
-        use_scale=deploy or 'branch_scale.conv.weight' in blocks[0, 0],
-        use_skip=deploy or any('branch_norm.weight' in names for names in blocks.values()))
-    # Says what is missing, left over or of another shape.
-    MobileOne(arch, **form).load_state_dict(dict(backbone))
+    form = dict(deploy=deploy, in_channels=in_channels,
+                use_scale=deploy or 'branch_scale.conv.weight' in blocks[0, 0],
+                use_skip=deploy or any('branch_norm.weight' in names for names in blocks.values()))
+    _build(arch, form, backbone)  # says what is missing, left over or of another shape
     return arch, form
+
+
+def _is_deployed(blocks: Iterable[set[str]], source: str) -> bool:
+    """Whether blocks, given by the names of their tensors, are fused."""
+    deployed = {any(name.startswith('branch_reparam.') for name in names) for names in blocks}
+    if len(deployed) > 1:
+        raise InputError(f'{source} mixes fused blocks with blocks that have branches: '
+                         'save the whole model in one form')
+    return deployed.pop()
+
+
+def _count_branches(block: set[str]) -> int:
+    return sum(bool(re.fullmatch(r'branch_conv_list\.\d+\.conv\.weight', name)) for name in block)

@@ -90,7 +90,7 @@ def _probe(module: nn.Module) -> tuple[Tensor, ...]:
     module = copy.deepcopy(module).cpu().double()
     module.eval()  # mmpretrain's backbones return None from train()
     x = torch.randn(2, module.in_channels, *PROBE_SIZE, dtype=torch.float64,
-                    generator=torch.Generator().manual_seed(0))  # yapf: disable
+                    generator=torch.Generator().manual_seed(0))
     out = module(x)
     return (out, ) if isinstance(out, Tensor) else tuple(out)
 

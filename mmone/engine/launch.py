@@ -25,12 +25,20 @@ from mmone.errors import InputError
 
 
 def prepare(config: str, work_dir: str | None, options: Sequence[str], launcher: str) -> Config:
-    """Read a config for a run, and join its processes if there are several."""
+    """Read a config for a run.
+
+    Args:
+        config (str): The config file.
+        work_dir (str, optional): In place of the config's.
+        options (Sequence[str]): Overrides as ``key=value``.
+        launcher (str): ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+
+    Raises:
+        InputError: If the config cannot be used.
+    """
     cfg = load_config(config, options)
     cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(config).stem}'
     cfg.launcher = launcher
-    if launcher != 'none' and get_device() == 'cpu':
-        _join_processes_on_cpu(cfg)
     set_collate(cfg)
     return cfg
 
@@ -39,8 +47,9 @@ def prepare(config: str, work_dir: str | None, options: Sequence[str], launcher:
 def running(cfg: Config, loaders: tuple[str, ...], trust: bool) -> Iterator[Situation]:
     """What a run of mmengine's runner needs around it, all of which ends with it.
 
-    Names without a scope are those of the config's library, checkpoints are read safely, and what
-    other libraries raise for a user's mistake becomes an InputError.
+    The run's processes are joined, names without a scope are those of the config's library,
+    checkpoints are read safely, and what other libraries raise for a user's mistake becomes an
+    InputError.
 
     Args:
         cfg (Config): From :func:`prepare`.
@@ -51,11 +60,14 @@ def running(cfg: Config, loaders: tuple[str, ...], trust: bool) -> Iterator[Situ
         Situation: To be given the runner.
     """
     situation = Situation(cfg, loaders)
+    joined = torch.distributed.is_initialized()
     try:
+        if cfg.launcher != 'none' and get_device() == 'cpu':
+            _join_processes_on_cpu(cfg)
         with default_scope(cfg), reading_safely(trust), translated(situation):
             yield situation
     finally:
-        if torch.distributed.is_initialized():
+        if torch.distributed.is_initialized() and not joined:
             torch.distributed.destroy_process_group()
 
 
@@ -107,7 +119,7 @@ def _place_of_process(launcher: str) -> None:
         os.environ.setdefault('MASTER_PORT', '29500')
     ranks.set_for_torch(launcher)
     missing = [name for name in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')
-               if name not in os.environ]  # yapf: disable
+               if name not in os.environ]
     if missing:
         raise InputError(f'{", ".join(missing)} not in the environment: start the processes by the '
                          f'launcher {launcher}, or one process without a launcher', parameter='launcher')

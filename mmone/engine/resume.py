@@ -54,9 +54,9 @@ def _by_age(work_dir: Path) -> list[Path]:
     # A copied run's last_checkpoint leads to the original: look there only if nothing is here.
     for folder in (work_dir, *([last.parent] if last else [])):
         steps = {path: re.fullmatch(r'(?:epoch|iter)_(\d+)\.pth', path.name)
-                 for path in folder.glob('*.pth')}  # yapf: disable
+                 for path in folder.glob('*.pth')}
         found = sorted((path for path in steps if steps[path]),
-                       key=lambda path: -int(steps[path][1]))  # yapf: disable
+                       key=lambda path: -int(steps[path][1]))
         if found:
             return found
     return [last] if last and last.is_file() else []

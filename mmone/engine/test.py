@@ -56,33 +56,18 @@ def test(config: str,
     cfg = prepare(config, work_dir, cfg_options, launcher)
     if not cfg.get('test_dataloader'):
         raise InputError(f'config {config} has no test_dataloader to test on')
-    cfg.load_from = None if exported else checkpoint
-    cfg.resume = False
+    cfg.load_from, cfg.resume = checkpoint, False
     if exported:
-        if deploy or branches:
-            raise InputError(f'{checkpoint} is an exported model, which has one form: there is none to choose',
-                             parameter='deploy' if deploy else 'branches')
-        _take_exported(cfg, checkpoint)
-    if deploy:
-        if not set_deploy(cfg.model):
-            raise InputError('the model of the config has no MobileOne backbone to deploy', parameter='deploy')
+        _take_exported(cfg, checkpoint, deploy, branches)
+    elif deploy:
+        _deploy(cfg)
     if branches:
-        cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or []
-                            if type_name(hook) != 'DeployHook']  # yapf: disable
+        _leave_out_hooks(cfg, 'DeployHook')
     if out:
-        Path(out).absolute().parent.mkdir(parents=True, exist_ok=True)
-        dump = 'mmdet.DumpDetResults' if cfg.get('default_scope') == 'mmdet' else 'DumpResults'
-        metrics = cfg.test_evaluator
-        cfg.test_evaluator = [
-            *(metrics if isinstance(metrics, list) else [metrics]),
-            dict(type=dump, out_file_path=out),
-        ]
+        _write_predictions(cfg, out)
     if show_dir:
-        _draw_predictions(cfg, show_dir)
+        _draw_predictions(cfg, show_dir, tta)
     if tta:
-        if show_dir and cfg.get('default_scope') == 'mmpretrain':
-            raise InputError('mmpretrain cannot draw predictions of test-time augmentation: do without the '
-                             'pictures, or without the augmentation', parameter='show_dir')
         _enable_tta(cfg)
 
     with running(cfg, ('test_dataloader', ), trust) as situation:
@@ -90,27 +75,50 @@ def test(config: str,
         return situation.runner.test()
 
 
-def _take_exported(cfg: Config, path: str) -> None:
+def _take_exported(cfg: Config, path: str, deploy: bool, branches: bool) -> None:
     """Put an exported file in the model's place."""
-    preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor')
-    cfg.model = ConfigDict(type='mmone.ExportedModel', path=path, data_preprocessor=preprocessor)
+    if deploy or branches:
+        raise InputError(f'{path} is an exported model, which has one form: there is none to choose',
+                         parameter='deploy' if deploy else 'branches')
     task = Runtime(path).task
     if TASKS[task][0] != cfg.get('default_scope'):
         raise InputError(f'{path} is a model of {task}, the config is one of '
                          f'{cfg.get("default_scope")}: give the config it was exported with')
-    # There are no weights to average or to fold.
-    cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or []
-                        if type_name(hook) not in ('DeployHook', 'EMAHook')]  # yapf: disable
+    preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor')
+    cfg.model = ConfigDict(type='mmone.ExportedModel', path=path, data_preprocessor=preprocessor)
+    cfg.load_from = None
+    _leave_out_hooks(cfg, 'DeployHook', 'EMAHook')  # there are no weights to fold or to average
 
 
-def _draw_predictions(cfg: Config, show_dir: str) -> None:
+def _deploy(cfg: Config) -> None:
+    if not set_deploy(cfg.model):
+        raise InputError('the model of the config has no MobileOne backbone to deploy', parameter='deploy')
+
+
+def _leave_out_hooks(cfg: Config, *kinds: str) -> None:
+    cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or [] if type_name(hook) not in kinds]
+
+
+def _write_predictions(cfg: Config, out: str) -> None:
+    """Add the evaluator that writes the predictions: mmdet has one of its own."""
+    Path(out).absolute().parent.mkdir(parents=True, exist_ok=True)
+    dump = 'mmdet.DumpDetResults' if cfg.get('default_scope') == 'mmdet' else 'DumpResults'
+    metrics = cfg.test_evaluator
+    cfg.test_evaluator = [*(metrics if isinstance(metrics, list) else [metrics]),
+                          dict(type=dump, out_file_path=out)]
+
+
+def _draw_predictions(cfg: Config, show_dir: str, tta: bool) -> None:
     """Turn on the visualization hook, which takes other keys in each library."""
+    scope = cfg.get('default_scope')
+    if tta and scope == 'mmpretrain':
+        raise InputError('mmpretrain cannot draw predictions of test-time augmentation: do without the '
+                         'pictures, or without the augmentation', parameter='show_dir')
     hook = (cfg.get('default_hooks') or {}).get('visualization')
     if not hook:
         raise InputError('drawing needs the visualization hook of the library in '
                          'default_hooks.visualization of the config', parameter='show_dir')
     folder = os.path.abspath(show_dir)  # a relative one would be put under the work directory
-    scope = cfg.get('default_scope')
     if scope == 'mmpretrain':
         hook.update(enable=True, out_dir=folder, interval=1)
     elif scope == 'mmdet':
@@ -149,4 +157,4 @@ TTA_DEFAULTS = {
              meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip',
                         'flip_direction')),
     ),
-}  # yapf: disable
+}

@@ -6,7 +6,7 @@ from mmengine.device import get_device
 from mmengine.runner import Runner
 
 from mmone.engine.launch import build_runner, check_checkpoint, prepare, running
-from mmone.engine.resume import newest_whole_checkpoint
+from mmone.engine.resume import Notes, newest_whole_checkpoint
 from mmone.errors import InputError
 
 
@@ -39,21 +39,8 @@ def train(config: str,
     if amp:
         _enable_amp(cfg)
     if auto_scale_lr:
-        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
-            raise InputError('scaling the learning rate needs auto_scale_lr.base_batch_size in the config: '
-                             'the batch size that its learning rate is meant for', parameter='auto_scale_lr')
-        cfg.auto_scale_lr.enable = True
-
-    notes = []
-    if resume:
-        cfg.resume = True
-        cfg.load_from = None if resume == 'auto' else resume
-    if cfg.get('resume') and not cfg.get('load_from'):
-        cfg.load_from, notes = newest_whole_checkpoint(cfg.work_dir)
-        cfg.resume = cfg.load_from is not None
-    elif cfg.get('load_from'):
-        check_checkpoint(cfg.load_from, trust)
-
+        _enable_auto_scale_lr(cfg)
+    notes = _choose_checkpoint(cfg, resume, trust)
     with running(cfg, ('train_dataloader', 'val_dataloader'), trust) as situation:
         runner = situation.runner = build_runner(cfg)
         for level, note in notes:
@@ -72,3 +59,24 @@ def _enable_amp(cfg: Config) -> None:
                          parameter='amp')
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def _enable_auto_scale_lr(cfg: Config) -> None:
+    if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+        raise InputError('scaling the learning rate needs auto_scale_lr.base_batch_size in the config: '
+                         'the batch size that its learning rate is meant for', parameter='auto_scale_lr')
+    cfg.auto_scale_lr.enable = True
+
+
+def _choose_checkpoint(cfg: Config, resume: str | None, trust: bool) -> Notes:
+    """Set what to start or go on from; returns what to log about the choice."""
+    if resume:
+        cfg.resume = True
+        cfg.load_from = None if resume == 'auto' else resume
+    if cfg.get('resume') and not cfg.get('load_from'):
+        cfg.load_from, notes = newest_whole_checkpoint(cfg.work_dir)
+        cfg.resume = cfg.load_from is not None
+        return notes
+    if cfg.get('load_from'):
+        check_checkpoint(cfg.load_from, trust)
+    return []

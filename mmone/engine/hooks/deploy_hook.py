@@ -85,7 +85,7 @@ class DeployHook(Hook):
     def _saved_checkpoints(runner) -> Sequence[Path]:
         info = runner.message_hub.runtime_info
         paths = [Path(path) for key, path in info.items()
-                 if key == 'last_ckpt' or key.startswith('best_ckpt')]  # yapf: disable
+                 if key == 'last_ckpt' or key.startswith('best_ckpt')]
         for path in paths:
             if not path.is_file():
                 runner.logger.warning(f'DeployHook: {path} is no local file, not reparameterized')
