@@ -246,8 +246,11 @@ def test_names_resolve_through_an_installed_wheel(wheel, tmp_path):
     subprocess.run([sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps', '--no-index', '--target', target,
                     wheel], check=True, capture_output=True)
     site = Path(importlib.metadata.distribution('mmengine').locate_file(''))
+    env = dict(PYTHONPATH=f'{target}:{site}', PATH='/usr/bin:/bin', HOME=str(tmp_path))
     # -S: the .pth file of an editable install must not lead to the sources.
-    result = subprocess.run([sys.executable, '-S', '-c', INSTALLED, str(target)], cwd=elsewhere, text=True,
-                            env=dict(PYTHONPATH=f'{target}:{site}', PATH='/usr/bin:/bin', HOME=str(tmp_path)),
-                            capture_output=True)
-    assert result.returncode == 0, result.stderr
+    for arguments in (('-c', INSTALLED, str(target)),
+                      (target / 'bin/mmone', 'config', 'mobileone-s4_8xb32_in1k', '--save-path', 's4.py')):
+        result = subprocess.run([sys.executable, '-S', *arguments], cwd=elsewhere, text=True, env=env,
+                                capture_output=True)
+        assert result.returncode == 0, result.stderr
+    assert "arch='s4'" in (elsewhere / 's4.py').read_text()
