@@ -8,12 +8,7 @@ from torch import nn
 
 from mmone import InputError
 from mmone.models import MobileOne
-
-TINY = dict(
-    num_blocks=[1, 2, 1, 1],
-    width_factor=[0.25, 0.25, 0.125, 0.125],
-    num_conv_branches=[2, 3, 1, 2],
-    num_se_blocks=[0, 1, 0, 1])
+from tests.conftest import TINY
 
 
 class Detector(nn.Module):
@@ -76,6 +71,28 @@ def test_branches_load_into_a_model_that_was_switched(load, save, moved):
     torch.testing.assert_close(other.backbone(x)[0], trained.backbone(x)[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize('norm_cfg', [dict(type='BN', eps=0.1), dict(type='SyncBN', eps=1e-3)], ids=str)
+def test_branches_are_folded_with_the_eps_of_their_norms(norm_cfg, moved):
+    trained = moved(MobileOne(TINY, norm_cfg=norm_cfg)).double().eval()
+    deployed = MobileOne(TINY, norm_cfg=norm_cfg, deploy=True).double().eval()
+    deployed.load_state_dict(trained.state_dict())
+    x = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    torch.testing.assert_close(deployed(x)[0], trained(x)[0], rtol=1e-10, atol=1e-10)
+
+
+def test_half_branches_are_folded_in_float32(moved):
+    trained = moved(MobileOne(TINY)).half()
+    exact = MobileOne(TINY).double()
+    exact.load_state_dict(trained.state_dict())
+    exact.switch_to_deploy()
+    deployed = MobileOne(TINY, deploy=True)
+    deployed.load_state_dict(trained.state_dict())
+    expected = exact.state_dict()
+    assert deployed.state_dict().keys() == expected.keys()
+    for name, value in deployed.state_dict().items():
+        torch.testing.assert_close(value, expected[name].float(), rtol=1e-5, atol=1e-6, msg=name)
+
+
 @doors
 @pytest.mark.parametrize('deploy', [False, True])
 def test_the_same_form_loads(load, save, deploy, moved):
@@ -115,12 +132,15 @@ def _other_k(state_dict):
     return {k: v for k, v in state_dict.items() if 'stage2.0.branch_conv_list.2.' not in k}
 
 
+# Deployed weights have no number of branches.
+MISMATCHES = [(target, damage) for target in ('training', 'deployed', 'folded while loading')
+              for damage in (_half, _renamed, _wider, _no_se, _other_k)
+              if target != 'deployed' or damage is not _other_k]
+
+
 @doors
-@pytest.mark.parametrize('target', ['training', 'deployed', 'folded while loading'])
-@pytest.mark.parametrize('damage', [_half, _renamed, _wider, _no_se, _other_k])
+@pytest.mark.parametrize('target, damage', MISMATCHES)
 def test_any_other_mismatch_is_an_error(load, save, target, damage):
-    if damage is _other_k and target == 'deployed':
-        pytest.skip('deployed weights have no number of branches')
     source = Detector(deploy=target == 'deployed')
     model = Detector(deploy=target != 'training')
     before = copy.deepcopy(model.state_dict())
@@ -156,17 +176,19 @@ def test_an_unknown_prefix_is_named(save):
         model.init_weights()
 
 
-def test_another_variant_is_named():
-    with pytest.raises(InputError, match="arch='s1'"):
-        MobileOne('s0').load_state_dict(MobileOne('s1').state_dict(), strict=False)
-    with pytest.raises(InputError, match="arch='s3'"):
-        MobileOne('s2', deploy=True).load_state_dict(MobileOne('s3').state_dict())
+@pytest.mark.parametrize('arch, deploy, other', [('s0', False, 's1'), ('s2', True, 's3')])
+def test_another_variant_is_named(arch, deploy, other):
+    with torch.device('meta'):
+        model, weights = MobileOne(arch, deploy=deploy), MobileOne(other).state_dict()
+    with pytest.raises(InputError, match=f"arch='{other}'"):
+        model.load_state_dict(weights, strict=False)
 
 
 def test_stages_that_are_not_built_are_left_out_of_a_checkpoint(save):
     whole = MobileOne(TINY)
-    part = MobileOne(TINY, out_indices=(1, 2))
+    part = MobileOne(TINY, out_indices=(0, 1))
     part.load_state_dict(whole.state_dict())
+    assert not hasattr(part, 'stage3')
     assert torch.equal(part.stage0.branch_scale.conv.weight, whole.stage0.branch_scale.conv.weight)
 
 

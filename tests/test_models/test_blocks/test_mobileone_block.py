@@ -31,7 +31,7 @@ def _trained(block, channels, steps=3):
 @pytest.mark.parametrize('k', [1, 4])
 def test_deployed_equals_branches(shape, stride, dilation, k):
     in_channels, out_channels, kernel_size, groups = shape
-    block = MobileOneBlock(in_channels, out_channels, kernel_size, k, stride, dilation, groups)
+    block = MobileOneBlock(in_channels, out_channels, kernel_size, k, stride, dilation=dilation, groups=groups)
     _trained(block.double(), in_channels)
     deployed = copy.deepcopy(block)
     deployed.switch_to_deploy()
@@ -148,3 +148,53 @@ def test_checkpointing_changes_nothing_but_memory(momentum):
 def test_norms_that_cannot_be_folded_are_refused(norm_cfg):
     with pytest.raises(InputError, match='BatchNorm'):
         MobileOneBlock(4, 4, 3, 2, norm_cfg=norm_cfg)
+
+
+@pytest.mark.parametrize('kernel_size, dilation, padding, expected', [(3, 1, 0, 1), (3, 2, 1, 2), (1, 1, 1, 0)])
+def test_a_padding_that_does_not_align_the_branches_is_refused(kernel_size, dilation, padding, expected):
+    MobileOneBlock(4, 4, kernel_size, 1, padding=expected, dilation=dilation)
+    with pytest.raises(InputError, match=f'padding={padding} .*expected {expected}'):
+        MobileOneBlock(4, 4, kernel_size, 1, padding=padding, dilation=dilation)
+
+
+@pytest.mark.parametrize('conv_cfg', [
+    dict(type='ConvWS'), dict(type='DCNv2', deform_groups=1), dict(type='Conv2d', padding_mode='reflect')], ids=str)
+def test_convolutions_that_cannot_be_folded_are_refused(conv_cfg):
+    for plain in (None, dict(type='Conv2d'), dict(type='Conv'), dict(type=nn.Conv2d)):
+        assert type(MobileOneBlock(4, 4, 3, 1, conv_cfg=plain).branch_conv_list[0].conv) is nn.Conv2d
+    with pytest.raises(InputError, match='conv_cfg'):
+        MobileOneBlock(4, 4, 3, 1, conv_cfg=conv_cfg)
+
+
+FORMS = [dict(), dict(use_scale=False), dict(use_skip=False), dict(groups=4), dict(kernel_size=1), dict(stride=2),
+         dict(out_channels=8, groups=2), dict(num_convs=1, use_scale=False, use_skip=False)]
+
+
+@pytest.mark.parametrize('form', FORMS, ids=str)
+def test_the_branches_of_a_state_dict_are_those_of_the_block(form, moved):
+    form = dict(dict(in_channels=4, out_channels=4, kernel_size=3, num_convs=3), **form)
+    block, deployed = moved(MobileOneBlock(**form)).double(), MobileOneBlock(**form, deploy=True).double()
+    weights = block.state_dict()
+    assert deployed.branch_shapes() == {name: tuple(value.shape) for name, value in weights.items()}
+    block.switch_to_deploy()
+    folded = deployed.fold_state_dict(weights)
+    assert folded.keys() == block.state_dict().keys()
+    for name, value in block.state_dict().items():
+        torch.testing.assert_close(folded[name], value, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize('form', FORMS, ids=str)
+def test_branches_given_back_compute_the_same(form, moved):
+    form = dict(dict(in_channels=4, out_channels=4, kernel_size=3, num_convs=3, se_cfg=dict()), **form)
+    norm_cfg = dict(type='BN', eps=0.1, momentum=0.2)
+    block = moved(MobileOneBlock(**form, norm_cfg=norm_cfg)).double().eval()
+    names, squeeze = block.state_dict().keys(), block.se.conv1.conv.weight
+    block.switch_to_deploy()
+    x = torch.randn(2, 4, 7, 6, dtype=torch.float64)
+    expected = block(x)
+    block.switch_to_branches(0.5, torch.Generator().manual_seed(0))
+    assert block.state_dict().keys() == names and block.se.conv1.conv.weight is squeeze
+    assert all(norm.momentum == 0.2 and norm.eps == 0.1 for _, norm in block.branches())
+    assert {value.device.type for value in block.state_dict().values()} == {'cpu'}
+    assert relative_difference(block(x), expected) < 1e-10
+    assert not block.training and all(p.requires_grad and p.dtype == torch.float64 for p in block.parameters())
