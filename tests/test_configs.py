@@ -55,7 +55,7 @@ class GeneratedImages(BaseDataset):
     def __init__(self, task, num_classes, length=2):
         self.task, self.num_classes, self.length = task, num_classes, length
         names = [f'class {i}' for i in range(num_classes)]
-        super().__init__(metainfo=dict(classes=names, palette=[[0, 0, 0]] * num_classes))
+        super().__init__(metainfo=dict(classes=names, palette=[[0, 0, 0]] * num_classes), serialize_data=False)
 
     def load_data_list(self):
         return [dict(img_id=i, img_path=f'{i}.jpg') for i in range(self.length)]
@@ -104,8 +104,9 @@ def save_backbone(cfg, path):
 
 def make_runner(name, work_dir, length=2, **options):
     """The config's runner, with generated images in place of its data and no checkpoints."""
+    gc.collect()  # an earlier test's runner: in its reference cycles are gigabytes
     task = name.split('/')[0]
-    cfg = Config.fromfile(ROOT / name)
+    cfg = copy.deepcopy(config(name))
     data = dict(type='GeneratedImages', task=task, num_classes=num_classes(cfg), length=length)
     loader = dict(batch_size=2, num_workers=0, dataset=data)
     for split in ('train', 'val', 'test'):
@@ -130,10 +131,7 @@ def make_runner(name, work_dir, length=2, **options):
 
 @pytest.fixture(autouse=True)
 def _tidy(monkeypatch):
-    """No default scope left behind, nor the runner: in its reference cycles are gigabytes.
-
-    No config is formatted to be logged, which takes a second, nor are compilers asked for their versions.
-    """
+    """No default scope stays; no config is formatted for a log, which takes a second, no compiler asked its version."""
     monkeypatch.setattr(Config, 'pretty_text', '')
     monkeypatch.setattr(Runner, '_log_env', lambda runner, env_cfg: None)
     monkeypatch.setattr('mmone.convert.reparameterize.PROBE_SIZE', (SIZE // 2 + 1, SIZE // 2 + 1))
@@ -141,7 +139,6 @@ def _tidy(monkeypatch):
     yield
     DefaultScope._instance_dict.clear()
     DefaultScope._instance_dict.update(instances)
-    gc.collect()
 
 
 def test_all_configs_are_run():
