@@ -1,10 +1,12 @@
 """What every test file needs."""
 import logging
+from collections import OrderedDict
 
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
+from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.utils import ManagerMixin
 
 from mmone.config import build_model
@@ -62,6 +64,14 @@ def trained(config, tmp_path, moved):
         return str(path), str(tmp_path / 'w.pth')
 
     return write
+
+
+@pytest.fixture
+def stock_loaders(monkeypatch):
+    """mmengine's checkpoint loaders as they are without mmone; what is registered ends with the test."""
+    loaders = OrderedDict((prefix, unwrapped(loader)) for prefix, loader in CheckpointLoader._schemes.items())
+    monkeypatch.setattr(CheckpointLoader, '_schemes', loaders)
+    return loaders
 
 
 @pytest.fixture

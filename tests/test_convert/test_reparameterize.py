@@ -8,7 +8,7 @@ from mmengine.model import ExponentialMovingAverage
 from torch import nn
 
 from mmone import InputError
-from mmone.checkpoints.io import read_checkpoint, write_checkpoint
+from mmone.checkpoints import SOURCES, read_checkpoint, rename, write_checkpoint
 from mmone.convert import deployables, deployed_copy, reparameterize_checkpoint, switch_to_deploy
 from mmone.models import MobileOne, MobileOneBlock
 from tests.conftest import TINY
@@ -113,6 +113,24 @@ def test_reparameterized_checkpoint_is_the_same_function(trained, tmp_path):
     deployed.load_state_dict(checkpoint['state_dict'])
     x = torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(deployed(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('contain', [
+    lambda weights: weights,
+    lambda weights: dict(model_state_dict=weights),
+    lambda weights: dict(state_dict={key: value + 1 for key, value in weights.items()}, state_dict_ema=weights),
+    lambda weights: dict(model={f'module.{key}': value for key, value in weights.items()}),
+    *(lambda weights, to=to: rename(weights, SOURCES['mmpretrain'], SOURCES[to])
+      for to in ('apple', 'timm', 'cvnets')),
+], ids=['bare', 'model_state_dict', 'averaged', 'parallel', 'apple', 'timm', 'cvnets'])
+def test_whatever_can_be_converted_can_be_reparameterized(trained, tmp_path, contain):
+    cfg, model, path = trained
+    reparameterize_checkpoint(cfg, path, tmp_path / 'expected.pth')
+    torch.save(contain(model.state_dict()), path)
+    reparameterize_checkpoint(cfg, path, tmp_path / 'deployed.pth')
+    expected, deployed = (read_checkpoint(tmp_path / f'{name}.pth')['state_dict'] for name in ('expected', 'deployed'))
+    assert expected.keys() == deployed.keys()
+    assert all(torch.equal(value, deployed[key]) for key, value in expected.items())
 
 
 def test_what_must_not_be_overwritten_is_not(trained, tmp_path):

@@ -34,11 +34,12 @@ class Classifier(BaseModel):
     def __init__(self, **kwargs):
         super().__init__()
         self.backbone = MobileOne(TINY, **kwargs)
+        self.dropout = nn.Dropout()  # draws random numbers in training
         self.fc = nn.Linear(64, 2)
 
     def forward(self, inputs, label, sample_idx=None, mode='tensor'):
         x = torch.stack(inputs) if isinstance(inputs, (list, tuple)) else inputs
-        scores = self.fc(self.backbone(x)[-1].mean((2, 3)))
+        scores = self.fc(self.dropout(self.backbone(x)[-1].mean((2, 3))))
         label = torch.as_tensor(label)
         if mode == 'loss':
             return dict(loss=nn.functional.cross_entropy(scores, label))
