@@ -68,7 +68,7 @@ def test_loops_are_found_when_they_are_built(tmp_path):
 def test_an_endless_iterator_begins_again():
     with needed('endless_iterator', 'mmengine'):
         iterator = compat.endless_iterator(DataLoader(range(3)))
-        assert [int(value) for value in itertools.islice(iterator, 7)] == [0, 1, 2, 0, 1, 2, 0]
+        assert [int(value) for value in itertools.islice(iterator, 4)] == [0, 1, 2, 0]
 
 
 def test_a_sampler_restarts_with_another_seed():

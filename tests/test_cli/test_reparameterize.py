@@ -5,7 +5,6 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
 from mmone.checkpoints import SOURCES, read_checkpoint, rename
-from mmone.convert.calibrate import training_images, training_loader
 from mmone.models import MobileOne
 from tests.conftest import relative_difference
 from tests.kit import TASKS, command
@@ -81,11 +80,3 @@ def test_convert_expand_and_back(config, tmp_path, capsys):
         command('convert', 'in.pth.tar', 'branches.pth')
     assert stop.value.code == 2
     assert '--force' in capsys.readouterr().err
-
-
-def test_expanding_sees_the_images_as_training_does(config):
-    """Normalized: mmpretrain's configs may have the preprocessor beside the model."""
-    cfg = Config.fromfile(config('mmpretrain', "data_preprocessor = model.pop('data_preprocessor')\n"))
-    images = torch.cat(list(training_images(cfg, training_loader(cfg), 3)))
-    assert images.shape[1:] == (3, 32, 32)
-    assert -1.01 <= images.min() < -0.2 and images.max() < 1.01
