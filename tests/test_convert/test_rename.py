@@ -18,7 +18,7 @@ MMPRETRAIN = SOURCES['mmpretrain']
 @pytest.fixture
 def save(tmp_path):
 
-    def save(source, deploy=False, arch='s0', name='in.pth', change=lambda state_dict: None):
+    def save(source, deploy=False, arch=TINY, name='in.pth', change=lambda state_dict: None):
         ours = classifier(arch, deploy).state_dict()
         change(ours)
         theirs = rename(ours, MMPRETRAIN, SOURCES[source])
@@ -33,7 +33,7 @@ def equal(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-@pytest.mark.parametrize('name', ['in.pth', 'in.pth.tar', 'in.safetensors'])
+@pytest.mark.parametrize('name', ['in.pth.tar', 'in.safetensors'])
 def test_to_mmone_and_what_is_said_of_it(save, tmp_path, name):
     path, ours = save('apple', deploy=True, arch='s4', name=name)
     before, after = convert(path, tmp_path / 'out.pth')
@@ -44,8 +44,8 @@ def test_to_mmone_and_what_is_said_of_it(save, tmp_path, name):
         assert words in str(before)
 
 
-@pytest.mark.parametrize('to', SOURCES)
-@pytest.mark.parametrize('suffix', ['pth', 'safetensors'])
+@pytest.mark.parametrize('to, suffix', [('mmpretrain', 'pth'), ('apple', 'safetensors'),
+                                        ('timm', 'pth'), ('cvnets', 'safetensors')])
 def test_there_and_back_through_files(save, tmp_path, to, suffix):
     path, ours = save('timm')
     middle, back = tmp_path / f'middle.{suffix}', tmp_path / 'back.safetensors'
@@ -56,11 +56,11 @@ def test_there_and_back_through_files(save, tmp_path, to, suffix):
 
 def test_deploy_computes_the_same(save, tmp_path, moved):
     path, _ = save('cvnets', change=lambda ours: ours.update(
-        {'backbone.' + key: value for key, value in moved(MobileOne('s0')).state_dict().items()}))
+        {'backbone.' + key: value for key, value in moved(MobileOne(TINY)).state_dict().items()}))
     convert(path, tmp_path / 'branches.pth')
     _, after = convert(path, tmp_path / 'deployed.pth', deploy=True)
     assert after.deployed
-    models = classifier('s0', False).eval(), classifier('s0', True).eval()
+    models = classifier(TINY, False).eval(), classifier(TINY, True).eval()
     for model, name in zip(models, ('branches', 'deployed')):
         model.load_state_dict(read_checkpoint(tmp_path / f'{name}.pth')['state_dict'])
     x = torch.randn(1, 3, 64, 64)
@@ -107,11 +107,11 @@ def damage(state_dict, key, value):
 
 
 @pytest.mark.parametrize('change, words', [
-    (lambda s: s.pop('backbone.stage3.7.branch_norm.bias'), 'missing: stage3.7.branch_norm.bias'),
+    (lambda s: s.pop('backbone.stage2.2.branch_norm.bias'), 'missing: stage2.2.branch_norm.bias'),
     (lambda s: [s.pop(key) for key in list(s) if 'stage4' in key], 'no weights of stage4'),
     (lambda s: s.update({'backbone.stage1.0.branch_reparam.weight': torch.zeros(1)}), 'mixes'),
     (lambda s: s['head.fc.bias'].fill_(float('nan')), 'linear.bias holds NaN'),
-], ids=['tensor', 'stage', 'forms', 'nan'])  # yapf: disable
+], ids=['tensor', 'stage', 'forms', 'nan'])
 def test_what_is_not_whole_is_refused(save, tmp_path, change, words):
     path, _ = save('apple', change=change)
     with pytest.raises(InputError, match=words):
@@ -129,7 +129,7 @@ def test_nobodys_weights_are_refused(tmp_path):
 def test_output_is_checked_before_anything(save, tmp_path):
     path, _ = save('apple')
     for out, words in ((path, 'exists'), (tmp_path, 'is a directory'),
-                       (tmp_path / 'no' / 'out.pth', 'no directory')):  # yapf: disable
+                       (tmp_path / 'no' / 'out.pth', 'no directory')):
         with pytest.raises(InputError, match=words):
             convert(path, out)
 
