@@ -56,8 +56,11 @@ class Graph(nn.Module):
             std = None
         # Norms of necks and heads: some converters leave them as they are.
         self.network = fuse_conv_bn(self.network)
-        self.register_buffer('mean', mean)
-        self.register_buffer('scale', None if std is None else 1 / std)
+        for name, value in (('mean', mean), ('scale', None if std is None else 1 / std)):
+            if value is None:  # not a buffer: torch.export 2.11 miscounts those that are None
+                setattr(self, name, None)
+            else:
+                self.register_buffer(name, value)
         self.half_network = half
         if half:
             self.network.half()

@@ -20,7 +20,7 @@ def test_boxes():
     assert moved.within and moved.measures['box'] == 0.25
     for other in [boxes((0.75, 0, 10, 10, 0.9, 1), B, C), boxes((0, 0, 10, 10, 0.9, 2), B, C),
                   boxes((0, 0, 10, 10, 0.89, 1), B, C), boxes(B, C), boxes(A, A, B, C),
-                  boxes(A, B, C, (60, 60, 70, 70, 0.4, 0)), boxes()]:  # yapf: disable
+                  boxes(A, B, C, (60, 60, 70, 70, 0.4, 0)), boxes()]:
         assert not compare('detection', [boxes(A, B, C)], [other]).within
 
 

@@ -1,6 +1,5 @@
 """What goes on the target machine: no PyTorch, no OpenMMLab, and only files as they were exported."""
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from mmone.convert import runtime
-from mmone.datasets.shapes import make_sample
 from mmone.errors import InputError
-from mmone.runtime import Runtime, is_exported, read_image
+from mmone.export.formats import get_writer
+from mmone.runtime import Runtime, is_exported, metadata
+from mmone.runtime.formats import format_of
+from mmone.runtime.images import read_image
 
 onnx = pytest.importorskip('onnx')
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,14 +39,12 @@ META = dict(
 
 @pytest.fixture(scope='module', params=['.onnx', '.xml', '.pt'])
 def exported(request, tmp_path_factory):
-    from mmone.export.export import seal
-    from mmone.export.formats import FORMATS, get_format
-    name = {suffix: name for name, suffix in FORMATS.items()}[request.param]
     path = tmp_path_factory.mktemp('exported') / f'model{request.param}'
     graph = Tiny().eval()
     graph.outputs = dict(boxes=(), labels=())
-    get_format(name).write(graph, torch.zeros(1, 3, 32, 32, dtype=torch.uint8), (), False, json.dumps(META), path)
-    seal(path)
+    example = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    get_writer(format_of(path)).write(graph, example, (), False, json.dumps(META), path)
+    metadata.seal(path)
     return path
 
 
@@ -93,47 +91,20 @@ def test_neither_pytorch_nor_openmmlab_is_imported(exported, photograph, blocked
     assert found['box'] == [32, 0, 64, 48]
 
 
-def test_a_missing_runtime_is_named(exported, monkeypatch):
-    package = dict(zip(('.onnx', '.xml', '.pt'), ('onnxruntime', 'openvino', 'torchvision')))[exported.suffix]
-    monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(InputError, match=f'needs {package}, which is not installed: pip install'):
-        Runtime(exported)
-
-
-def test_another_size_or_type_is_refused(exported):
-    model = Runtime(exported)
-    for images in (np.zeros((1, 3, 32, 33), np.uint8), np.zeros((3, 32, 32), np.uint8),
-                   np.zeros((1, 3, 32, 32), np.float32), np.zeros((0, 3, 32, 32), np.uint8)):
-        with pytest.raises(InputError, match=r'takes uint8 images \(N, 3, 32, 32\), got'):
-            model(images)
-
-
-def test_what_was_changed_is_refused(exported, tmp_path):
-    for file in exported.parent.iterdir():
-        shutil.copy(file, tmp_path)
-    path = tmp_path / exported.name
-    assert Runtime(path).task == 'detection'
-    content = path.read_bytes()
-    # A class's name in the metadata; only as long as it was, or the file would be broken.
-    changed = content.replace(b'"red"', b'"rad"').replace(b'&quot;red&quot;', b'&quot;rad&quot;')
-    assert changed != content
-    path.write_bytes(changed)
-    with pytest.raises(InputError, match='was changed since it was exported|cannot be read'):
-        Runtime(path)
-    if path.suffix == '.xml':  # its weights
-        path.write_bytes(content)
-        weights = path.with_suffix('.bin')
-        weights.write_bytes(weights.read_bytes()[:-1] + b'\7')
-        with pytest.raises(InputError, match='was changed since it was exported|cannot be read'):
-            Runtime(path)
-    path.write_bytes(content[:len(content) // 2])
-    with pytest.raises(InputError, match='cannot be read'):
-        Runtime(path)
+def test_threads_are_the_models_own(exported, photograph, monkeypatch):
+    """PyTorch has one number of threads for the process: it is put back after each prediction."""
+    before, seen = torch.get_num_threads(), []
+    set_num_threads = torch.set_num_threads
+    monkeypatch.setattr(torch, 'set_num_threads', lambda count: (seen.append(count), set_num_threads(count)))
+    model = Runtime(exported, threads=before + 1)
+    assert model.predict(photograph)['boxes']
+    assert seen == ([before + 1, before] if exported.suffix == '.pt' else [])
+    assert torch.get_num_threads() == before
 
 
 def test_what_is_not_ours_is_refused(tmp_path, exported):
     torch.onnx.utils.export(torch.nn.ReLU(), (torch.zeros(1), ), str(tmp_path / 'relu.onnx'))
-    with pytest.raises(InputError, match='was not written by tools/export.py: it has no mmone metadata'):
+    with pytest.raises(InputError, match='was not exported by mmone: it has no mmone metadata'):
         Runtime(tmp_path / 'relu.onnx')
     model = onnx.load(str(tmp_path / 'relu.onnx'))
     entry = model.metadata_props.add()
@@ -152,32 +123,3 @@ def test_a_checkpoint_is_no_exported_model(tmp_path, exported):
     assert not is_exported(tmp_path / 'weights.pt')
     assert not is_exported(tmp_path / 'missing.pt') and not is_exported('weights.pth')
     assert is_exported(exported)
-
-
-def test_images_that_cannot_be_read_are_named(tmp_path, monkeypatch):
-    (tmp_path / 'no.png').write_text('no image')
-    for missing in (None, 'cv2'):
-        if missing:
-            monkeypatch.setitem(sys.modules, missing, None)
-        with pytest.raises(InputError, match='no.png cannot be decoded'):
-            read_image(tmp_path / 'no.png')
-        with pytest.raises(InputError, match='none.png does not exist'):
-            read_image(tmp_path / 'none.png')
-
-
-@pytest.mark.parametrize('transform', [
-    dict(type='Resize', scale=(50, 30)), dict(type='Resize', scale=(50, 30), interpolation='bicubic'),
-    dict(type='Resize', scale=(100, 60), keep_ratio=True), dict(type='Resize', scale=(40, 40), backend='pillow'),
-    dict(type='ResizeEdge', scale=48), dict(type='ResizeEdge', scale=48, edge='long'),
-    dict(type='ResizeEdge', scale=48, edge='width', backend='pillow', interpolation='bicubic'),
-    dict(type='ResizeEdge', scale=48, edge='height', interpolation='area'),
-    dict(type='CenterCrop', crop_size=(32, 40)), dict(type='CenterCrop', crop_size=(200, 41))])
-@pytest.mark.parametrize('shape', [(64, 97), (97, 64), (80, 80)])
-def test_transforms_are_those_of_openmmlab(transform, shape):
-    from mmcv.transforms import TRANSFORMS
-    from mmpretrain.registry import TRANSFORMS as OTHERS
-    image = np.ascontiguousarray(make_sample(3, 5, 100).image[:shape[0], :shape[1]])
-    registry = OTHERS if transform['type'] == 'ResizeEdge' else TRANSFORMS
-    expected = registry.build(transform)(dict(img=image, img_shape=image.shape[:2]))['img']
-    given = runtime.TRANSFORMS[transform['type']](image, transform)
-    np.testing.assert_array_equal(given, expected)
