@@ -114,7 +114,7 @@ def build_model(cfg: Config) -> nn.Module:
     """
     model = copy.deepcopy(cfg.model)
     if cfg.get('data_preprocessor'):  # beside the model, where mmengine's runner finds it too
-        model.setdefault('data_preprocessor', cfg.data_preprocessor)
+        model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
     with default_scope(cfg), torch.random.fork_rng(devices=[]):
         return revert_sync_batchnorm(MODELS.build(model))
 

@@ -70,7 +70,7 @@ def trained(config, tmp_path, moved):
 def stock_loaders(monkeypatch):
     """mmengine's checkpoint loaders as they are without mmone; what is registered ends with the test."""
     loaders = OrderedDict((prefix, unwrapped(loader)) for prefix, loader in CheckpointLoader._schemes.items())
-    monkeypatch.setattr(CheckpointLoader, '_schemes', loaders)
+    monkeypatch.setattr(CheckpointLoader, '_schemes', OrderedDict(loaders))
     return loaders
 
 

@@ -85,7 +85,7 @@ def run(tmp_path):
 
     def run(hooks=(), epochs=2, ema=False, work_dir=None, model=None, **kwargs):
         loader = dict(dataset=Noise(), batch_size=4, num_workers=0,
-                      sampler=dict(type='DefaultSampler', shuffle=False))  # yapf: disable
+                      sampler=dict(type='DefaultSampler', shuffle=False))
         hooks = list(hooks)
         if ema:
             hooks.append(dict(type='EMAHook', momentum=0.1, update_buffers=True))

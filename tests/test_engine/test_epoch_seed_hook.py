@@ -72,7 +72,7 @@ def run(tmp_path, name, by_epoch=True, workers=0, seed=None, stop=None, resume=N
                                            interval=1 if by_epoch else STEPS)),
         custom_hooks=[*cfg.custom_hooks, record], randomness=dict(seed=seed),
         load_from=resume and str(resume), resume=bool(resume), experiment_name=f'{tmp_path}{name}',
-        log_level='ERROR')  # yapf: disable
+        log_level='ERROR')
     try:
         with mmengine_checkpoints_allowed():
             runner.train()
@@ -114,7 +114,7 @@ def test_without_the_hook_it_does_not_repeat(tmp_path):
     """What the hook is for; when this fails, mmengine restores its generators."""
     whole = run(tmp_path, 'whole', seed=3, hook=False)
     resumed = run(tmp_path, 'resumed', seed=3, hook=False,
-                  resume=tmp_path / 'whole' / 'epoch_2.pth')  # yapf: disable
+                  resume=tmp_path / 'whole' / 'epoch_2.pth')
     assert not same(resumed, whole[2 * STEPS:])
 
 
@@ -155,7 +155,7 @@ def test_keeps_the_loaders_own_worker_init(tmp_path):
 def test_persistent_workers(tmp_path):
     class Loop:
         dataloader = DataLoader(Noise(), num_workers=1, persistent_workers=True,
-                                sampler=InfiniteSampler(Noise()))  # yapf: disable
+                                sampler=InfiniteSampler(Noise()))
 
     class FakeRunner:
         train_dataloader = Loop.dataloader
