@@ -23,6 +23,7 @@ from mmone.convert import deployed_copy, expand, reparameterize_checkpoint, swit
 from mmone.convert.calibrate import expand_for, training_images, training_loader
 from mmone.convert.rename import convert
 from mmone.datasets.shapes import make_dataset
+from mmone.engine.launch import prepare, running
 from mmone.models import MobileOne
 from tests.conftest import TINY
 from tests.kit import ROOT, TASKS
@@ -115,6 +116,21 @@ def test_runs_end_with_all_that_they_need(files, task):
         mmone.engine.test.test(path, weights, 'run', cfg_options=options, trust=True)
     with unchanged(random_numbers=False), pytest.raises(mmone.InputError):
         mmone.engine.test.test(path, weights, 'run', cfg_options=[*options, 'model.backbone.arch=s0'])
+
+
+def test_a_run_leaves_the_callers_process_group(files):
+    path, _ = files('mmpretrain')
+    cfg = prepare(path, 'run', [], launcher='none')
+    torch.distributed.init_process_group('gloo', store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        with pytest.raises(KeyboardInterrupt), running(cfg, ('train_dataloader', ), trust=False):
+            raise KeyboardInterrupt
+        assert torch.distributed.is_initialized()
+    finally:
+        torch.distributed.destroy_process_group()
+    with running(cfg, ('train_dataloader', ), trust=False):
+        torch.distributed.init_process_group('gloo', store=torch.distributed.HashStore(), rank=0, world_size=1)
+    assert not torch.distributed.is_initialized()
 
 
 class Code:
