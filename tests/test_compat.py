@@ -110,3 +110,10 @@ def test_pytorchs_own_list_allows_weights_and_no_code():
         allowed = compat.weights_only_globals()
         assert {'collections.OrderedDict', 'torch._utils._rebuild_tensor_v2'} <= allowed.keys()
         assert not {'builtins.eval', 'builtins.getattr', 'os.system'} & allowed.keys()
+
+
+def test_code_knows_whether_it_is_being_compiled():
+    with needed('is_compiling', 'PyTorch'):
+        assert not compat.is_compiling()
+        double_if_compiled = torch.compile(lambda x: 2 * x if compat.is_compiling() else x, backend='eager')
+        assert double_if_compiled(torch.ones(1)) == 2

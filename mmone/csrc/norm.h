@@ -1,15 +1,23 @@
-/* BatchNorms of a convolution's output y and, where there is a skip branch, of its input x, for one type
- * REAL; their sum and the ReLU after it in one pass. See Sum in ext.c. */
+/* The sum of BatchNorms, with the ReLU after it, and its gradient, for one type REAL: ext.c includes this file
+ * for float and for double. reference.py computes the same by plain loops.
+ *
+ * y is the output of a 1×1 convolution, x its input where there is a skip branch; both are (rows, channels), a row
+ * for each position of each image. NormSum in ext.c has the mean and the scale γ / √(var + ε) of each:
+ *
+ *     value = (y - mean_y) scale_y + (x - mean_x) scale_x + bias,    output = max(value, 0) if there is a ReLU.
+ *
+ * Backward, g is the gradient of value: that of the output where the ReLU lets it through, else 0. `value` is
+ * computed again, which costs less than to store and read it. */
 
-/* How many rows are worked on at a time: what caches hold, and not too many terms for one sum. */
+/* How many rows are worked on at a time: few enough for the cache, and for sums of REALs not to round much. */
 static ptrdiff_t NAME(chunk_rows)(ptrdiff_t channels)
 {
     ptrdiff_t rows = (1 << 16) / (channels * sizeof(REAL));
     return rows < 8 ? 8 : rows > 256 ? 256 : rows;
 }
 
-/* What of a sum `count` rows at most are, from `row` to `end`. */
-static Sum NAME(rows_of)(Sum s, ptrdiff_t row, ptrdiff_t end, ptrdiff_t count)
+/* The rows from `row` on: `count` of them, or fewer up to `end`. */
+static NormSum NAME(slice_rows)(NormSum s, ptrdiff_t row, ptrdiff_t end, ptrdiff_t count)
 {
     s.y = (const REAL *)s.y + row * s.channels;
     if (s.x) s.x = (const REAL *)s.x + row * s.channels;
@@ -17,7 +25,8 @@ static Sum NAME(rows_of)(Sum s, ptrdiff_t row, ptrdiff_t end, ptrdiff_t count)
     return s;
 }
 
-/* For every value: `value`, what the ReLU sees, of `own` in y and `other` in x; and what is done with it. */
+/* Runs the statements for every value, with i + c its index, c its channel, and `centred_y`, `centred_x` and
+ * `value` of the formula above. `skip` is a constant. */
 #define EACH_VALUE(s, skip, ...)                                                                                   \
     const REAL *restrict y = s.y, *restrict x = s.x, *restrict mean = s.mean, *restrict scale = s.scale;           \
     const REAL *restrict bias = s.bias;                                                                            \
@@ -25,43 +34,44 @@ static Sum NAME(rows_of)(Sum s, ptrdiff_t row, ptrdiff_t end, ptrdiff_t count)
     for (ptrdiff_t i = 0; i < s.rows * channels; i += channels)                                                    \
         _Pragma("omp simd")                                                                                        \
         for (ptrdiff_t c = 0; c < channels; c++) {                                                                 \
-            const REAL own = y[i + c] - mean[c], other = skip ? x[i + c] - mean[channels + c] : 0;                 \
-            const REAL value = own * scale[c] + bias[c] + (skip ? other * scale[channels + c] : 0);                \
+            const REAL centred_y = y[i + c] - mean[c], centred_x = skip ? x[i + c] - mean[channels + c] : 0;       \
+            const REAL value = centred_y * scale[c] + bias[c] + (skip ? centred_x * scale[channels + c] : 0);      \
             __VA_ARGS__                                                                                            \
         }
 
-static inline __attribute__((always_inline)) void NAME(normalize_rows)(Sum s, REAL *restrict out, int skip)
+static inline __attribute__((always_inline)) void NAME(normalize_rows)(NormSum s, REAL *restrict out, int skip)
 {
     EACH_VALUE(s, skip, out[i + c] = s.relu && value <= 0 ? 0 : value;)
 }
 
-CLONES static void NAME(normalize_chunk)(Sum s, REAL *out)
+CLONES static void NAME(normalize_chunk)(NormSum s, REAL *out)
 {
     if (s.x) NAME(normalize_rows)(s, out, 1);
     else NAME(normalize_rows)(s, out, 0);
 }
 
-static void NAME(normalize)(Sum s, REAL *out)
+static void NAME(norm_sum)(NormSum s, REAL *out)
 {
     const ptrdiff_t chunk = NAME(chunk_rows)(s.channels);
 #pragma omp parallel for
     for (ptrdiff_t row = 0; row < s.rows; row += chunk)
-        NAME(normalize_chunk)(NAME(rows_of)(s, row, s.rows, chunk), out + row * s.channels);
+        NAME(normalize_chunk)(NAME(slice_rows)(s, row, s.rows, chunk), out + row * s.channels);
 }
 
-/* Of the gradient of what the ReLU sees: its sum, and those of its products with centred y and x. */
-static inline __attribute__((always_inline)) void NAME(sum_rows)(Sum s, const REAL *restrict grad, REAL *restrict sums,
-                                                                 int skip)
+/* Adds Σ g, Σ g centred_y and Σ g centred_x of each channel. */
+static inline __attribute__((always_inline)) void NAME(sum_rows)(NormSum s, const REAL *restrict grad,
+                                                                 REAL *restrict sums, int skip)
 {
     EACH_VALUE(s, skip,
-        REAL seen = grad[i + c];
-        seen = s.relu && value <= 0 ? 0 : seen;
-        sums[c] += seen;
-        sums[channels + c] += seen * own;
-        if (skip) sums[2 * channels + c] += seen * other;)
+        REAL g = grad[i + c];
+        g = s.relu && value <= 0 ? 0 : g;
+        sums[c] += g;
+        sums[channels + c] += g * centred_y;
+        if (skip) sums[2 * channels + c] += g * centred_x;)
 }
 
-CLONES static void NAME(sum_chunk)(Sum s, const REAL *grad, REAL *restrict room, double *restrict sums)
+/* `room` is for the sums of these rows, which are then added to those in double. */
+CLONES static void NAME(sum_chunk)(NormSum s, const REAL *grad, REAL *restrict room, double *restrict sums)
 {
     memset(room, 0, 3 * s.channels * sizeof(REAL));
     if (s.x) NAME(sum_rows)(s, grad, room, 1);
@@ -69,7 +79,8 @@ CLONES static void NAME(sum_chunk)(Sum s, const REAL *grad, REAL *restrict room,
     for (ptrdiff_t c = 0; c < 3 * s.channels; c++) sums[c] += room[c];
 }
 
-static int NAME(gradient_sums)(Sum s, const REAL *grad, REAL *sums)
+/* Returns whether memory ran out. */
+static int NAME(norm_gradient_sums)(NormSum s, const REAL *grad, REAL *sums)
 {
     const ptrdiff_t tasks = MAX_THREADS, chunk = NAME(chunk_rows)(s.channels), size = 3 * s.channels;
     double *parts = calloc(tasks * size, sizeof *parts);
@@ -81,7 +92,7 @@ static int NAME(gradient_sums)(Sum s, const REAL *grad, REAL *sums)
         REAL *room = malloc(size * sizeof(REAL));
         if (!room) failed = 1;
         for (ptrdiff_t row = s.rows * task / tasks; room && row < end; row += chunk)
-            NAME(sum_chunk)(NAME(rows_of)(s, row, end, chunk), grad + row * s.channels, room, parts + task * size);
+            NAME(sum_chunk)(NAME(slice_rows)(s, row, end, chunk), grad + row * s.channels, room, parts + task * size);
         free(room);
     }
     for (ptrdiff_t task = 1; task < tasks; task++)
@@ -91,33 +102,36 @@ static int NAME(gradient_sums)(Sum s, const REAL *grad, REAL *sums)
     return failed;
 }
 
-/* The gradient of y, or what comes to x by the skip branch: grad scale + (value - mean) slope + offset. */
+/* g scale + centred slope + offset, with scale, centred values, slope and offset of y, as the gradient of y; or, if
+ * `for_x`, of x, added to what x has from the convolution. The slope and the offset hold what comes through the
+ * variance and the mean. */
 static inline __attribute__((always_inline)) void NAME(gradient_rows)(
-    Sum s, const REAL *restrict grad, const REAL *restrict slope, const REAL *restrict offset, REAL *restrict out,
-    int skip, int of_x)
+    NormSum s, const REAL *restrict grad, const REAL *restrict slope, const REAL *restrict offset, REAL *restrict out,
+    int skip, int for_x)
 {
-    const ptrdiff_t at = of_x ? s.channels : 0;
+    const ptrdiff_t at = for_x ? s.channels : 0;
     EACH_VALUE(s, skip,
-        REAL seen = grad[i + c];
-        seen = s.relu && value <= 0 ? 0 : seen;
-        const REAL found = seen * scale[at + c] + (of_x ? other : own) * slope[at + c] + offset[at + c];
-        out[i + c] = of_x ? out[i + c] + found : found;)
+        REAL g = grad[i + c];
+        g = s.relu && value <= 0 ? 0 : g;
+        const REAL found = g * scale[at + c] + (for_x ? centred_x : centred_y) * slope[at + c] + offset[at + c];
+        out[i + c] = for_x ? out[i + c] + found : found;)
 }
 
-CLONES static void NAME(gradient_chunk)(Sum s, const REAL *grad, const REAL *slope, const REAL *offset, int of_x,
+CLONES static void NAME(gradient_chunk)(NormSum s, const REAL *grad, const REAL *slope, const REAL *offset, int for_x,
                                         REAL *out)
 {
-    if (of_x) NAME(gradient_rows)(s, grad, slope, offset, out, 1, 1);
+    if (for_x) NAME(gradient_rows)(s, grad, slope, offset, out, 1, 1);
     else if (s.x) NAME(gradient_rows)(s, grad, slope, offset, out, 1, 0);
     else NAME(gradient_rows)(s, grad, slope, offset, out, 0, 0);
 }
 
-static void NAME(gradient)(Sum s, const REAL *grad, const REAL *slope, const REAL *offset, int of_x, REAL *out)
+static void NAME(norm_gradient)(NormSum s, const REAL *grad, const REAL *slope, const REAL *offset, int for_x,
+                                REAL *out)
 {
     const ptrdiff_t chunk = NAME(chunk_rows)(s.channels);
 #pragma omp parallel for
     for (ptrdiff_t row = 0; row < s.rows; row += chunk)
-        NAME(gradient_chunk)(NAME(rows_of)(s, row, s.rows, chunk), grad + row * s.channels, slope, offset, of_x,
+        NAME(gradient_chunk)(NAME(slice_rows)(s, row, s.rows, chunk), grad + row * s.channels, slope, offset, for_x,
                              out + row * s.channels);
 }
 #undef EACH_VALUE

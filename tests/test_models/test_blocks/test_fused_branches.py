@@ -75,7 +75,8 @@ def ways(request, monkeypatch):
 def test_depthwise_equals_branches(shape, k, stride, dilation, size, memory_format, moved, ways):
     torch.manual_seed(0)
     channels, _, kernel_size, groups = shape
-    separate, fused = twins(MobileOneBlock(channels, channels, kernel_size, k, stride, dilation, groups), moved)
+    separate, fused = twins(
+        MobileOneBlock(channels, channels, kernel_size, k, stride, dilation=dilation, groups=groups), moved)
     x = torch.randn(3, channels, *size, dtype=torch.float64).contiguous(memory_format=memory_format) + 0.5
     assert max(distances(trained(fused, x), trained(separate, x)).values()) < EXACT
 
@@ -87,7 +88,9 @@ def test_depthwise_equals_branches(shape, k, stride, dilation, size, memory_form
 @pytest.mark.parametrize('shape', DENSE, ids=str)
 def test_dense_equals_branches(shape, k, geometry, size, memory_format, moved):
     torch.manual_seed(0)
-    separate, fused = twins(MobileOneBlock(*shape[:3], k, *geometry, groups=shape[3]), moved)
+    stride, dilation = geometry
+    separate, fused = twins(
+        MobileOneBlock(*shape[:3], k, stride, dilation=dilation, groups=shape[3]), moved)
     x = torch.randn(3, shape[0], *size, dtype=torch.float64).contiguous(memory_format=memory_format) + 0.5
     assert max(distances(trained(fused, x), trained(separate, x)).values()) < EXACT
 
@@ -161,11 +164,11 @@ def test_networks_equal_branches(arch, memory_format, ways):
     assert max(distances(trained(twin, x), trained(model, x)).values()) < EXACT
 
 
-@pytest.mark.parametrize('strides, dilations', [((2, 2, 2, 2, 1), (1, 1, 1, 1, 2)),
-                                                ((2, 2, 2, 1, 1), (1, 1, 1, 2, 4))], ids=['d16', 'd8'])
+@pytest.mark.parametrize('strides, dilations', [((2, 2, 2, 1), (1, 1, 1, 2)),
+                                                ((2, 2, 1, 1), (1, 1, 2, 4))], ids=['d16', 'd8'])
 def test_dilated_networks_equal_branches(strides, dilations):
     torch.manual_seed(0)
-    options = dict(strides=strides, dilations=dilations, out_indices=(1, 3, 4))
+    options = dict(strides=strides, dilations=dilations, out_indices=(0, 2, 3))
     model = MobileOne('s0', branch_mode='separate', **options)
     model.init_weights()
     model.double().train()
@@ -382,18 +385,18 @@ def test_auto_takes_what_was_measured_to_be_faster(monkeypatch):
     monkeypatch.setattr(branch_statistics, '_ext', None)
     assert not fuses(MobileOneBlock(16, 16, 3, 4, groups=16), 4, 16, 28, 28)
     assert fuses(MobileOneBlock(16, 16, 3, 4, groups=16), 16, 16, 28, 28)
-    of = branch_statistics.Branches(3, 1, 1, 16, 4, True, 1e-5)
-    assert not fused_branches.pays(torch.empty(64, 16, 56, 56, device='meta'), of)  # not measured there
+    spec = branch_statistics.BranchSpec(3, 1, 1, 16, 4, True, 1e-5)
+    assert not fused_branches.is_faster(torch.empty(64, 16, 56, 56, device='meta'), spec)  # not measured there
 
 
 def test_ways(monkeypatch):
     x = torch.empty(1, 8, 4, 4)
-    of = branch_statistics.Branches(3, 1, 1, 8, 2, True, 1e-5)
-    assert branch_statistics.way_of(x, of) is DepthwiseCovariance
-    assert branch_statistics.way_of(x, of._replace(groups=1)) is Covariance
-    assert branch_statistics.way_of(x, of._replace(kernel_size=5)) is Direct
+    spec = branch_statistics.BranchSpec(3, 1, 1, 8, 2, True, 1e-5)
+    assert branch_statistics.statistics_method(x, spec) is DepthwiseCovariance
+    assert branch_statistics.statistics_method(x, spec._replace(groups=1)) is Covariance
+    assert branch_statistics.statistics_method(x, spec._replace(kernel_size=5)) is Direct
     monkeypatch.setattr(branch_statistics, '_ext', None)
-    assert branch_statistics.way_of(x, of) is Direct
+    assert branch_statistics.statistics_method(x, spec) is Direct
 
 
 def test_unknown_modes_and_groups_that_do_not_fuse_are_named():

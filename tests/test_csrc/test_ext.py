@@ -1,0 +1,117 @@
+"""The compiled functions compute what ``mmone/csrc/reference.py`` does by plain loops."""
+import numpy as np
+import pytest
+import torch
+
+from mmone.csrc import reference
+from mmone.models.blocks.branch_statistics import BranchSpec, DepthwiseCovariance, _ext
+from mmone.models.blocks.fused_branches import _norm_sum_args
+
+from ..pairwise import pairwise
+
+# Of the largest value of a tensor.
+TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-12}
+CHANNELS = [1, 16, 19]  # vectors are of 16: a part of one, one, and one and a part
+BOOLS = [False, True]
+DTYPES = [torch.float32, torch.float64]
+
+
+@pytest.fixture(autouse=True)
+def _compiled():
+    assert _ext is not None, 'the compiled module was not built'
+
+
+def assert_equal(found, expected, dtype):
+    expected = torch.from_numpy(np.asarray(expected))
+    assert found.dtype in (dtype, torch.float64) and found.shape == expected.shape
+    # Not a scale of 0: what is 0 by cancellation is not so to the last bit.
+    assert (found - expected).abs().max() <= TOLERANCES[dtype] * expected.abs().max().clamp(min=1)
+
+
+def channels_last(x):
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def check_depthwise(channels, size, stride, dilation, num_kernels, skip, dtype, images=2):
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=dtype)
+
+    x = channels_last(normal(images, channels, *size) + 3)
+    kernels = normal(num_kernels, channels, 1, 3, 3)
+    spec = BranchSpec(3, stride, dilation, channels, num_kernels, skip, 1e-5)
+    args = x.permute(0, 2, 3, 1).double().numpy(), kernels.flatten(2).double().numpy(), skip, stride, dilation
+
+    mean, var, saved = DepthwiseCovariance.forward(x, kernels, spec)
+    for found, expected in zip((mean, var, *saved), reference.depthwise_statistics(*args), strict=True):
+        assert_equal(found, expected, dtype)
+
+    grad_mean, grad_var = normal(2, num_kernels + skip, channels)
+    expected_kernels, expected_x = reference.depthwise_gradient(
+        *args, grad_mean.double().numpy(), grad_var.double().numpy())
+    before_kernels, before_x = normal(*kernels.shape), normal(*x.shape)
+    # Added in place; in another memory format; and not at all, for an image.
+    for before in (channels_last(before_x), before_x, None):
+        grad_kernels, grad_x = before_kernels.clone(), None if before is None else before.clone()
+        DepthwiseCovariance.backward(x, kernels, spec, mean, saved, grad_mean, grad_var, grad_kernels, grad_x)
+        assert_equal((grad_kernels - before_kernels).flatten(2), expected_kernels, dtype)
+        if before is not None:
+            assert_equal((grad_x - before).permute(0, 2, 3, 1), expected_x, dtype)
+
+
+# Sizes: one position; narrower than the kernel is wide; as wide as vectors of columns, and odd.
+@pytest.mark.parametrize('channels, size, stride, dilation, num_kernels, skip, dtype', pairwise(
+    CHANNELS, [(1, 1), (2, 5), (7, 4), (3, 21)], [1, 2, 3], [1, 2, 4], [1, 3], BOOLS, DTYPES), ids=str)
+def test_depthwise_statistics_and_gradient(channels, size, stride, dilation, num_kernels, skip, dtype):
+    check_depthwise(channels, size, stride, dilation, num_kernels, skip, dtype)
+
+
+@pytest.mark.parametrize('stride', [1, 2])
+def test_sums_in_parts_and_images_by_several_threads(stride):
+    # More than 256 terms, which float32 sums are split at, and images and rows in parts.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        check_depthwise(1, (17, 20 * stride), stride, 1, 2, True, torch.float32, images=5)
+    finally:
+        torch.set_num_threads(threads)
+
+
+# Rows: one, a few, and more than a chunk of 256. 4100 channels: a chunk is of 8 rows.
+@pytest.mark.parametrize('rows, channels, skip, relu, dtype', [
+    *pairwise([1, 7, 300], CHANNELS, BOOLS, BOOLS, DTYPES), (9, 4100, True, True, torch.float32)], ids=str)
+def test_norm_sum_and_gradient(rows, channels, skip, relu, dtype):
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=dtype)
+
+    y, x, grad, grad_x = (channels_last(normal(rows, channels, 1, 1)) for _ in range(4))
+    mean, scale, slope = normal(3, 1 + skip, channels)
+    bias, offset = normal(channels), normal(1 + skip, channels)
+    spec = BranchSpec(1, 1, 1, 1, 1, skip, 1e-5, relu)
+    args = _norm_sum_args(x, y, mean, scale, bias, spec)
+
+    def arrays(*tensors):
+        return [tensor.double().numpy().reshape(-1, channels) for tensor in tensors]
+
+    branches = arrays(y, x) if skip else arrays(y)
+    mean_, scale_, slope_, offset_ = arrays(mean, scale, slope, offset)
+    out = torch.empty_like(y)
+    _ext.norm_sum(*args, out.data_ptr())
+    expected = reference.norm_sum(branches, mean_, scale_, bias.double().numpy(), relu)
+    assert_equal(out.flatten(1), expected, dtype)
+
+    behind_relu = arrays(grad)[0]
+    if relu:
+        behind_relu = reference.relu_gradient(expected, behind_relu)
+    sums = y.new_empty(2 + skip, channels)
+    _ext.norm_gradient_sums(*args, grad.data_ptr(), sums.data_ptr())
+    assert_equal(sums, reference.norm_gradient_sums(branches, mean_, behind_relu), dtype)
+
+    found = [torch.empty_like(y), grad_x.clone()]
+    for k in range(1 + skip):
+        _ext.norm_gradient(*args, grad.data_ptr(), slope.data_ptr(), offset.data_ptr(), k == 1, found[k].data_ptr())
+        expected = reference.norm_gradient(branches[k], mean_[k], scale_[k], behind_relu, slope_[k], offset_[k])
+        assert_equal(found[k].flatten(1), expected + (arrays(grad_x)[0] if k == 1 else 0), dtype)
