@@ -139,7 +139,7 @@ class Environment:
         names = ('mminstall', 'runtime', 'optional', 'export', 'tests')
         required = digest(constrained, ROOT / 'requirements.txt', *(REQUIREMENTS / f'{name}.txt' for name in names))
         package = digest(required, *(ROOT / name for name in ('setup.py', 'pyproject.toml', 'mmone/version.py')),
-                         *sorted((ROOT / 'mmone' / 'csrc').iterdir()))
+                         *sorted((ROOT / 'mmone' / 'csrc').glob('*.[ch]')))
         self.step = 'start'
         self.steps = {
             'venv': (self.make_venv, interpreter),
