@@ -172,7 +172,7 @@ class MobileOne(BaseModule):
     def blocks(self) -> dict[str, MobileOneBlock]:
         """Every block by its name, e.g. ``stage3.14``."""
         return {name: module for name, module in self.named_modules()
-                if isinstance(module, MobileOneBlock)}  # yapf: disable
+                if isinstance(module, MobileOneBlock)}
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(N, in_channels, H, W) → the outputs of ``out_indices``, each (N, C, H', W')."""

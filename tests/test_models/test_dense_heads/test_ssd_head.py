@@ -25,7 +25,7 @@ HEAD = dict(
         sampler=dict(type='mmdet.PseudoSampler'), smoothl1_beta=1.0, allowed_border=-1,
         pos_weight=-1, neg_pos_ratio=3, debug=False),
     test_cfg=dict(nms_pre=100, nms=dict(type='nms', iou_threshold=0.45), min_bbox_size=0,
-                  score_thr=0.02, max_per_img=20))  # yapf: disable
+                  score_thr=0.02, max_per_img=20))
 
 
 @pytest.fixture(autouse=True)
