@@ -87,6 +87,7 @@ setup(
     keywords='computer vision, mobile, re-parameterization, OpenMMLab',
     license='Apache License 2.0',
     packages=find_packages(include=('mmone', 'mmone.*')),
+    package_data={'mmone': ['py.typed']},
     python_requires='>=3.10',
     install_requires=requirements('runtime'),
     extras_require={

@@ -107,7 +107,7 @@ def test_wheel_has_the_package_and_its_compiled_module_alone(wheel):
         names = {name for name in archive.namelist() if not name.startswith('mmone/.mim/')}
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / 'mmone').rglob('*.py') if '.mim' not in path.parts}
     compiled = {'mmone/_ext.abi3.so'}
-    assert {name for name in names if '.dist-info/' not in name} == modules | compiled
+    assert {name for name in names if '.dist-info/' not in name} == modules | compiled | {'mmone/py.typed'}
 
 
 def test_build_leaves_the_package_folder_alone(wheel, unpacked_sdist):
