@@ -1,0 +1,107 @@
+"""What the documents name is there: links, files, modules, commands and their flags."""
+import re
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from mmone.cli import COMMANDS
+from mmone.cli.parser import Parser
+from mmone.registry import HOOKS, MODELS
+from mmone.zoo import list_models
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted([*ROOT.glob('*.md'), *ROOT.glob('docs/*.md')])
+# Modules of earlier versions, for those who come from there.
+FORMER = ('mmone.deploy', 'mmone.models.mobileone_block')
+FOLDERS = ('benchmarks', 'configs', 'docs', 'mmone', 'requirements', 'tests', 'tools')
+
+
+@pytest.fixture(params=DOCUMENTS, ids=lambda path: path.stem)
+def document(request):
+    return request.param
+
+
+def code(path: Path) -> Iterator[str]:
+    """The lines of a document's blocks of code, and what else stands in backticks."""
+    inside = False
+    for line in path.read_text().splitlines():
+        if line.startswith('```'):
+            inside = not inside
+        elif inside:
+            yield line.removeprefix('$ ')
+        else:
+            yield from re.findall(r'`([^`]+)`', line)
+
+
+def anchors(path: Path) -> set[str]:
+    """The headings of a document as links name them."""
+    headings = re.findall(r'^#+ (.*)$', path.read_text(), re.M)
+    return {re.sub(r'[^\w -]', '', heading.lower()).replace(' ', '-') for heading in headings}
+
+
+def test_links(document):
+    for target in re.findall(r'\]\(([^)\s]+)\)', document.read_text()):
+        name, _, anchor = target.partition('#')
+        if '://' not in target:
+            path = document.parent / name if name else document
+            assert path.exists() and path.resolve().is_relative_to(ROOT), target
+            assert not anchor or anchor in anchors(path), target
+
+
+def test_files(document):
+    """Paths from the root of a clone; a config also by its bare name, and a model by its."""
+    names = {f'{name}.py' for name in list_models()}
+    for text in code(document):
+        for path in re.findall(rf'(?<![\w/.:-])(?:{"|".join(FOLDERS)})/[\w./-]*\w', text):
+            assert (ROOT / path).exists(), path
+        for name in re.findall(r'[\w-]+_\dxb\d+[\w-]*(?:\.py)?(?!\w*\.\w)', text):
+            assert name.removesuffix('.py') + '.py' in names, name
+
+
+def resolve(name: str):
+    """The object that a dotted name stands for."""
+    parts = name.split('.')
+    for end in range(len(parts), 0, -1):
+        try:
+            found = import_module('.'.join(parts[:end]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[end:]:
+            found = getattr(found, part)
+        return found
+    raise ModuleNotFoundError(name)
+
+
+def test_names(document):
+    """Of modules and what is in them; or a type that configs name."""
+    for text in code(document):
+        for name in re.findall(r'(?<![\w./-])mmone(?:\.[A-Za-z]\w*)+', text):
+            if name.startswith(FORMER):
+                assert document.stem in ('CHANGELOG', 'migration'), name
+            elif MODELS.get(name) is None and HOOKS.get(name) is None:
+                resolve(name)
+
+
+@pytest.mark.parametrize('name', FORMER)
+def test_former_modules_are_gone(name):
+    with pytest.raises(AttributeError):
+        resolve(name)
+
+
+def flags(command: str) -> set[str]:
+    """What a subcommand can be given."""
+    parser = Parser(command, '')
+    import_module(f'mmone.cli.{command}').add_arguments(parser)
+    return set(re.findall(r'--[\w-]+', parser.format_help()))
+
+
+def test_commands(document):
+    """Subcommands, and the flags beside them: of a line of code, and of a table's row that begins with one."""
+    rows = [line.removeprefix('| `') for line in document.read_text().splitlines() if line.startswith('| `')]
+    for text in [*code(document), *rows]:
+        command = re.match(r'mmone ([a-z]+)', text)
+        if command:
+            assert command[1] in COMMANDS, text
+            assert set(re.findall(r'(?<![\w-])--[a-z][\w-]*', text)) <= flags(command[1]), text
