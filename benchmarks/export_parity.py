@@ -27,8 +27,8 @@ from mmone.datasets.shapes import make_sample
 from mmone.engine.test import test
 from mmone.export import export_model
 from mmone.export.compare import answers, compare
+from mmone.formats import FORMATS
 from mmone.runtime import Runtime
-from mmone.runtime.formats import FORMATS
 from mmone.runtime.images import resize
 
 TEMPLATES = {

@@ -1,4 +1,10 @@
 """Export a classifier, detector or segmentor to a file that runs without PyTorch."""
+from argparse import Namespace
+
+from mmone.formats import FORMATS, SUFFIXES
+
+from .parser import Parser
+
 EXAMPLES = """\
 The file takes RGB images (N, 3, H, W), uint8, and gives the final answer: scores; boxes and labels
 after NMS; or a label map. It is compared with PyTorch on real images before it gets its name.
@@ -15,16 +21,12 @@ afterwards:
 """
 
 
-# Those of mmone.runtime.formats, whose package imports NumPy: help does not wait for it.
-FORMATS = dict(onnx='.onnx', openvino='.xml', coreml='.mlpackage', torchscript='.pt', pt2='.pt2')
-
-
-def add_arguments(parser):
+def add_arguments(parser: Parser) -> None:
     parser.add_config()
     parser.add_argument('checkpoint', metavar='CHECKPOINT', help='checkpoint in either form')
     parser.add_argument('--out', required=True, metavar='PATH', help='file to write')
     parser.add_argument('--format', choices=FORMATS,
-                        help=f'default: by the end of PATH, {", ".join(FORMATS.values())}')
+                        help=f'default: by the end of PATH, {", ".join(SUFFIXES)}')
     parser.add_argument('--shape', type=int, nargs=2, metavar=('H', 'W'),
                         help="height and width of the input (default: the config's test images')")
     parser.add_argument('--dynamic', default='', metavar='batch,hw',
@@ -41,7 +43,7 @@ def add_arguments(parser):
     parser.add_trust()
 
 
-def run(args):
+def run(args: Namespace) -> None:
     from mmone.apis import get_model
     from mmone.config import load_config
     from mmone.export import export_model

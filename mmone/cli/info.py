@@ -4,13 +4,16 @@ import platform
 import re
 import subprocess
 import sys
+from argparse import Namespace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+from mmone.formats import FORMATS
 from mmone.version import __version__
 
 from .output import aligned
+from .parser import Parser
 
 EXAMPLES = 'It needs none of the packages that it looks for.'
 
@@ -28,11 +31,11 @@ FEATURES = ('avx', 'avx2', 'fma', 'f16c', 'avx512f', 'avx512_vnni', 'avx512_bf16
             'amx_bf16', 'asimd', 'asimdhp', 'asimddp', 'i8mm', 'bf16', 'sve', 'sve2')
 
 
-def add_arguments(parser):
+def add_arguments(parser: Parser) -> None:
     pass
 
 
-def run(args):
+def run(args: Namespace) -> None:
     groups = {
         'machine': _machine(),
         'packages': [(distributions[0], _version(module)) for module, distributions in PACKAGES.items()],
@@ -60,9 +63,9 @@ def _cpu() -> tuple[str, set[str]]:
     """Model and features of the CPU, as far as the system tells."""
     if Path('/proc/cpuinfo').is_file():
         text = Path('/proc/cpuinfo').read_text()
-        model = re.search(r'^model name\s*:\s*(.+)', text, re.MULTILINE)
+        name = re.search(r'^model name\s*:\s*(.+)', text, re.MULTILINE)
         features = re.search(r'^(?:flags|Features)\s*:\s*(.+)', text, re.MULTILINE)
-        return (model[1] if model else platform.machine()), set(features[1].split() if features else ())
+        return (name[1] if name else platform.machine()), set(features[1].split() if features else ())
     model = platform.processor() or platform.machine()
     if platform.system() == 'Darwin':
         model = subprocess.run(['sysctl', '-n', 'machdep.cpu.brand_string'], capture_output=True,
@@ -104,16 +107,12 @@ def _loaded(name: str) -> str:
     except Exception:
         pass
     try:
-        return import_module(name).__file__
+        return str(import_module(name).__file__)
     except Exception as error:
         return f'not loaded: {error}'
 
 
 def _runtimes() -> list[tuple[str, str]]:
-    try:
-        from mmone.runtime.formats import FORMATS
-    except ImportError as error:
-        return [('none', str(error))]
     return [(kind.suffix, ', '.join(f'{name} {_version(name)}' for name in kind.runs_with))
             for kind in FORMATS.values()]
 

@@ -12,8 +12,8 @@ from torch import nn
 from mmone.convert.reparameterize import deployed_copy
 from mmone.errors import InputError
 from mmone.files import check_output, publish, scratch_folder, sha256
+from mmone.formats import FORMATS, SUFFIXES, format_of
 from mmone.runtime import Runtime, coreml, metadata
-from mmone.runtime.formats import FORMATS, SUFFIXES, format_of
 from mmone.version import __version__
 
 from .compare import Difference, difference
@@ -72,7 +72,7 @@ def export_model(model: nn.Module,
     Args:
         model (nn.Module): From :func:`mmone.apis.get_model`, in either form; it is left as it is.
         out (str | Path): The file to write; OpenVINO writes a ``.bin`` beside its ``.xml``.
-        format (str, optional): A name in :data:`mmone.runtime.formats.FORMATS`. Defaults to the one
+        format (str, optional): A name in :data:`mmone.formats.FORMATS`. Defaults to the one
             that the suffix of ``out`` stands for.
         shape (tuple[int, int], optional): Height and width of the input. Defaults to the size that
             the config's test pipeline gives.

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from mmone.errors import InputError
+from mmone.formats import FORMATS, SUFFIXES, format_of
 
-from .formats import FORMATS, SUFFIXES, format_of
 from .images import TRANSFORMS, read_image, resize
 from .metadata import KEY, digest, parse
 

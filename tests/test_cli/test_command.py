@@ -10,12 +10,11 @@ import warnings
 import pytest
 from mmengine.config import Config
 
-from mmone.cli import COMMANDS, export, info, main
+from mmone.cli import COMMANDS, info, main
 from mmone.cli.boundary import error_boundary, warnings_on_stdout
 from mmone.cli.parser import Parser
 from mmone.engine.explain import SampleError
 from mmone.errors import InputError
-from mmone.runtime.formats import FORMATS
 from mmone.zoo import list_models, root
 from tests.kit import ROOT, command, environment
 
@@ -166,10 +165,6 @@ def test_zoo(capsys):
         command('zoo', 'resnet')
     assert stop.value.code == 2
     assert 'resnet' in capsys.readouterr().err
-
-
-def test_formats_are_those_of_the_library():
-    assert export.FORMATS == {name: kind.suffix for name, kind in FORMATS.items()}
 
 
 def test_info(capsys):

@@ -15,8 +15,8 @@ from mmengine.utils import digit_version
 from mmone.errors import InputError
 from mmone.export import export_model, formats
 from mmone.files import sha256
+from mmone.formats import FORMATS
 from mmone.runtime import Runtime, coreml, is_exported, metadata
-from mmone.runtime.formats import FORMATS
 
 from .conftest import assert_same, photographs
 

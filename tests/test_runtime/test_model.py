@@ -11,8 +11,8 @@ import torch
 
 from mmone.errors import InputError
 from mmone.export.formats import get_writer
+from mmone.formats import format_of
 from mmone.runtime import Runtime, is_exported, metadata
-from mmone.runtime.formats import format_of
 from mmone.runtime.images import read_image
 
 onnx = pytest.importorskip('onnx')

@@ -9,14 +9,14 @@ from importlib.util import find_spec
 from types import ModuleType
 
 from mmone.errors import InputError
-from mmone.runtime.formats import FORMATS
+from mmone.formats import FORMATS
 
 
 def get_writer(name: str) -> ModuleType:
     """The module that writes a format.
 
     Args:
-        name (str): A name in :data:`mmone.runtime.formats.FORMATS`.
+        name (str): A name in :data:`mmone.formats.FORMATS`.
 
     Raises:
         InputError: If what it needs is not installed; says how to install it.

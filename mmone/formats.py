@@ -1,4 +1,4 @@
-"""The formats that models are exported to. Standard library only: command lines list them too."""
+"""The formats of exported models. Standard library only: a command's help lists them too."""
 from pathlib import Path
 from typing import NamedTuple
 
