@@ -2,7 +2,7 @@
 _base_ = 'mobileone-s0_1xb64-20e_cifar10-small.py'
 
 # From published weights with their branches given back:
-#   tools/convert.py data/mobileone_s0.pth.tar data/mobileone_s0_expanded.pth --drop-head \
+#   mmone convert data/mobileone_s0.pth.tar data/mobileone_s0_expanded.pth --drop-head \
 #       --expand configs/classification/mobileone-s0_1xb64-20e_cifar10-small.py --batches 46
 model = dict(
     backbone=dict(

@@ -1,4 +1,4 @@
-# Made by tools/make_shapes.py. For another place, set data_root of the three loaders' datasets.
+# Made by mmone shapes. For another place, set data_root of the three loaders' datasets.
 dataset_type = 'CustomDataset'
 data_root = 'data/shapes'
 data_preprocessor = dict(

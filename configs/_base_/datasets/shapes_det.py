@@ -1,4 +1,4 @@
-# Made by tools/make_shapes.py. For another place, set data_root of the three loaders' datasets.
+# Made by mmone shapes. For another place, set data_root of the three loaders' datasets.
 dataset_type = 'CocoDataset'
 data_root = 'data/shapes'
 input_size = (160, 160)

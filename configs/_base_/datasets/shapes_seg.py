@@ -1,4 +1,4 @@
-# Made by tools/make_shapes.py. For another place, set data_root of the three loaders' datasets.
+# Made by mmone shapes. For another place, set data_root of the three loaders' datasets.
 dataset_type = 'BaseSegDataset'
 data_root = 'data/shapes'
 crop_size = (96, 96)
