@@ -1,5 +1,6 @@
 """From a deployed network back to a trainable one with branches."""
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ def calibrate(backbone: MobileOne, images: Iterable[Tensor]) -> int:
         InputError: If there are none.
     """
     norms = [norm for block in backbone.blocks().values() for _, norm in block.branches()]
-    sums = {norm: [0, 0, 0] for norm in norms}  # count, sum and sum of squares by channel
+    sums: dict[Any, list] = {norm: [0, 0, 0] for norm in norms}  # count, sum and sum of squares by channel
 
     def add(norm: nn.Module, inputs: tuple[Tensor]) -> None:
         x = inputs[0].double()

@@ -1,5 +1,5 @@
 """The variants of MobileOne as data."""
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 
 from torch import Tensor
@@ -39,7 +39,7 @@ ARCHS = {
 }
 
 
-def stage_channels(arch: dict[str, Sequence]) -> tuple[int, ...]:
+def stage_channels(arch: Mapping[str, Sequence]) -> tuple[int, ...]:
     """Output channels of the stem and of stage1 to stage4.
 
     The table writes the stem's as 64 times the first factor; the released code and weights, whose
@@ -108,7 +108,7 @@ def _check_values(key: str, values: Sequence) -> None:
     kind = Real if key == 'width_factor' else Integral
     minimum = 0 if key in ('width_factor', 'num_se_blocks') else 1
     for value in values:
-        if isinstance(value, bool) or not isinstance(value, kind) or not value >= minimum:
+        if isinstance(value, bool) or not isinstance(value, kind) or not float(value) >= minimum:
             raise InputError(f'arch[{key!r}] has the value {value!r}: expected '
                              f'{"an integer" if kind is Integral else "a number"} of '
                              f'at least {minimum}')

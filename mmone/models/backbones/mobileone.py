@@ -1,6 +1,7 @@
 """The MobileOne backbone."""
 from collections.abc import Sequence
 from numbers import Integral
+from typing import Any
 
 import torch
 from mmengine.model import BaseModule, Sequential
@@ -130,13 +131,13 @@ class MobileOne(BaseModule):
         if stem_stride not in (1, 2):
             raise InputError(f'stem_stride must be 1 or 2, got {stem_stride!r}')
 
-        common = dict(
+        common: dict[str, Any] = dict(
             use_scale=use_scale, use_skip=use_skip, conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=act_cfg,
             with_cp=with_cp, init_gamma=init_gamma, branch_mode=branch_mode, deploy=deploy)
         width = stage_channels(self.arch)[0]
         self.stage0 = MobileOneBlock(in_channels, width, kernel_size=3, num_convs=1, stride=stem_stride,
                                      **dict(common, use_skip=False))
-        last = max((index for index in self.out_indices if index != 'stem'), default=-1)
+        last = max((index for index in self.out_indices if isinstance(index, int)), default=-1)
         self.stages = list(STAGES[:last + 1])
         rates = (1, *dilations)
         for i, stage in enumerate(self.stages):
@@ -235,15 +236,15 @@ def _check_out_indices(out_indices: int | str | Sequence[int | str]) -> tuple[in
         raise InputError(f'out_indices must be a stage or a list of stages, got {out_indices!r}')
     count = len(STAGES)
     for index in given:
-        if index != 'stem' and not (isinstance(index, Integral) and -count <= index < count):
+        if index != 'stem' and not (isinstance(index, Integral) and index in range(-count, count)):
             raise InputError(f"out_indices has {index!r}: expected 0 to {count - 1} for stage1 to stage4, "
                              f"-{count} to -1 counted from the end, or 'stem'")
-    stages = sorted({index % count for index in given if index != 'stem'})
+    stages = sorted({int(index) % count for index in given if index != 'stem'})
     return (*(['stem'] if 'stem' in given else []), *stages)
 
 
 def _check_frozen_stages(frozen_stages: int) -> int:
-    if not isinstance(frozen_stages, Integral) or not -1 <= frozen_stages <= len(STAGES):
+    if not isinstance(frozen_stages, Integral) or frozen_stages not in range(-1, len(STAGES) + 1):
         raise InputError(f'frozen_stages must be -1 (none), 0 (the stem) or 1 to {len(STAGES)} (and stage1 to '
                          f'that stage), got {frozen_stages!r}')
     return frozen_stages
@@ -251,7 +252,7 @@ def _check_frozen_stages(frozen_stages: int) -> int:
 
 def _check_per_stage(name: str, values: Sequence[int], allowed: tuple | None = None) -> tuple[int, ...]:
     if (not isinstance(values, (list, tuple)) or len(values) != len(STAGES) or not all(
-            isinstance(v, Integral) and v >= 1 and (not allowed or v in allowed) for v in values)):
+            isinstance(v, Integral) and int(v) >= 1 and (not allowed or v in allowed) for v in values)):
         each = f'one of {allowed}' if allowed else 'a positive integer'
         raise InputError(f'{name} must be {len(STAGES)} values, for stage1 to stage4, each {each}, got {values!r}')
     return tuple(values)

@@ -1,6 +1,7 @@
 """The MobileOne block: many linear branches while training, one convolution deployed."""
 from collections.abc import Iterator
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -121,7 +122,7 @@ class MobileOneBlock(BaseModule):
         self._check_foldable(padding, conv_cfg)
 
         if deploy:
-            self.branch_reparam = self._conv(nn.Conv2d, kernel_size, bias=True)
+            self.branch_reparam: Any = self._conv(nn.Conv2d, kernel_size, bias=True)
         else:
             self._build_branches()
         self.se = nn.Identity() if se_cfg is None else SELayer(out_channels, **se_cfg)
@@ -149,7 +150,7 @@ class MobileOneBlock(BaseModule):
             groups=self.groups,
             bias=bias)
 
-    def _norm(self) -> nn.Module:
+    def _norm(self) -> Any:
         norm = build_norm_layer(self.norm_cfg, self.out_channels)[1]
         # mmcv's SyncBatchNorm is no _NormBase: what counts is what folding needs.
         tensors = (getattr(norm, name, None)
@@ -190,7 +191,7 @@ class MobileOneBlock(BaseModule):
                 if conv is not None:
                     nn.init.constant_(norm.weight, self.init_gamma)
 
-    def branches(self) -> Iterator[tuple[nn.Conv2d | None, nn.Module]]:
+    def branches(self) -> Iterator[tuple[nn.Conv2d | None, Any]]:
         """The (convolution, norm) of every branch; None stands for the identity.
 
         The forward pass and the folding both read this list.
@@ -249,8 +250,7 @@ class MobileOneBlock(BaseModule):
         with torch.device('meta'):  # draws no initial values
             conv = self._conv(nn.Conv2d, self.kernel_size, bias=True)
         conv = conv.to(like.dtype).to_empty(device=like.device)
-        conv.weight.data.copy_(kernel.detach())
-        conv.bias.data.copy_(bias.detach())
+        conv.load_state_dict(dict(weight=kernel.detach(), bias=bias.detach()))
         conv.requires_grad_(like.requires_grad).train(self.training)
         self.branch_reparam = conv
         del self.branch_conv_list, self.branch_scale, self.branch_norm

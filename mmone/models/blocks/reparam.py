@@ -8,6 +8,8 @@ weights does not lose what float16 cannot hold on the way.
 The functions at the end do the same for the weights of a block under their names in its state dict.
 """
 from collections.abc import Iterable
+from functools import reduce
+from operator import add
 
 import torch
 import torch.nn.functional as F
@@ -56,7 +58,7 @@ def sum_branches(branches: Iterable[tuple[Tensor, Tensor]],
                  kernel_size: int) -> tuple[Tensor, Tensor]:
     """Sum folded (kernel, bias) pairs into the one K×K convolution equal to their sum."""
     kernels, biases = zip(*branches)
-    return sum(pad_kernel(kernel, kernel_size) for kernel in kernels), sum(biases)
+    return reduce(add, (pad_kernel(kernel, kernel_size) for kernel in kernels)), reduce(add, biases)
 
 
 def fold_branches(branches: Iterable[tuple[Tensor | None, Tensor, Tensor, Tensor, Tensor, float]],
