@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None, command: str | None = None, prog: st
             return _overview(argv)
         command, *argv = argv
     module = import_module(f'{__name__}.{command}')
-    parser = Parser(prog or f'mmone {command}', module.__doc__, module.EXAMPLES)
+    parser = Parser(prog or f'mmone {command}', module.__doc__ or '', module.EXAMPLES)
     module.add_arguments(parser)
     args = parser.parse_args(argv)
     with error_boundary(parser):
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None, command: str | None = None, prog: st
 
 def _overview(argv: Sequence[str]) -> int:
     """Print the subcommands, or say what is wrong with arguments that begin with none of them."""
-    lines = {name: import_module(f'{__name__}.{name}').__doc__.splitlines()[0] for name in COMMANDS}
+    lines = {name: (import_module(f'{__name__}.{name}').__doc__ or '').partition('\n')[0] for name in COMMANDS}
     parser = Parser('mmone', 'MobileOne for OpenMMLab: train with many branches, deploy as one.', '\n'.join(
         ['commands:', *(f'  {name:<16}{line}' for name, line in lines.items()), '',
          'mmone COMMAND --help has the arguments of a command, and examples.']))

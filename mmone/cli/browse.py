@@ -1,9 +1,10 @@
 """Draw samples of a config's data set with their labels, as the pipeline leaves them."""
+from argparse import Namespace
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from .output import progress
-from .parser import positive
+from .parser import Parser, positive
 
 EXAMPLES = """\
 examples:
@@ -13,7 +14,7 @@ examples:
 MIN_SIDE = 256  # of a classification picture: its label is written inside
 
 
-def add_arguments(parser):
+def add_arguments(parser: Parser) -> None:
     parser.add_config()
     parser.add_argument('--out-dir', required=True, metavar='DIR', help='folder for the pictures')
     parser.add_argument(
@@ -24,7 +25,7 @@ def add_arguments(parser):
         help='how many, taken evenly over the data set (default: %(default)s)')
 
 
-def run(args):
+def run(args: Namespace) -> None:
     from mmone.config import load_config
     count = draw_samples(load_config(args.config, args.cfg_options), args.out_dir, args.phase,
                          args.number, progress('drawing'))
@@ -82,7 +83,8 @@ def _draw(visualizer, sample: dict, path: Path) -> None:
                                  resize=MIN_SIDE if small else None)
         return
     boxes = getattr(getattr(data_sample, 'gt_instances', None), 'bboxes', None)
-    if hasattr(boxes, 'tensor'):  # mmdet's box classes, which its visualizer cannot draw
-        data_sample.gt_instances.bboxes = boxes.tensor
+    tensor = getattr(boxes, 'tensor', None)
+    if tensor is not None:  # of mmdet's box classes, which its visualizer cannot draw
+        data_sample.gt_instances.bboxes = tensor
     visualizer.add_datasample(path.stem, image, data_sample.numpy(), draw_gt=True, draw_pred=False,
                               out_file=str(path))

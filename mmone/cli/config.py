@@ -1,7 +1,7 @@
 """Print a config with everything that it inherits."""
 import argparse
 
-from .parser import CONFIG_SUFFIXES
+from .parser import CONFIG_SUFFIXES, Parser
 
 EXAMPLES = """\
 examples:
@@ -10,7 +10,7 @@ examples:
 """
 
 
-def add_arguments(parser):
+def add_arguments(parser: Parser) -> None:
     parser.add_config()
     parser.add_argument('--save-path', type=_config_name, metavar='FILE', help='also write it: .py, .yml or .json')
 
@@ -21,7 +21,7 @@ def _config_name(path: str) -> str:
     return path
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
     from mmone.config import load_config
     from mmone.files import written_whole
     cfg = load_config(args.config, args.cfg_options)

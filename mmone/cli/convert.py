@@ -1,6 +1,8 @@
 """Turn a MobileOne classifier's checkpoint of one source into one of another."""
+from argparse import Namespace
+
 from .output import progress
-from .parser import config_file, positive
+from .parser import Parser, config_file, positive
 
 EXAMPLES = """\
 The source is recognised by the checkpoint's keys, never by its file's name: mmpretrain (whose
@@ -17,7 +19,7 @@ examples:
 """
 
 
-def add_arguments(parser):
+def add_arguments(parser: Parser) -> None:
     parser.add_argument('checkpoint', metavar='IN', help='checkpoint to read')
     parser.add_argument('out', metavar='OUT', help='checkpoint to write')
     parser.add_argument(
@@ -39,7 +41,7 @@ def add_arguments(parser):
     parser.add_trust()
 
 
-def run(args):
+def run(args: Namespace) -> None:
     from mmone.convert.rename import convert
     before, after = convert(
         args.checkpoint, args.out, to='mmpretrain' if args.to == 'mmone' else args.to,
@@ -48,7 +50,7 @@ def run(args):
     print(f'{args.checkpoint}: {before}\n{args.out}: {after}')
 
 
-def _expansion(args):
+def _expansion(args: Namespace):
     """What gives a backbone branches, by the training data of a config."""
     from mmone.config import load_config
     from mmone.convert.calibrate import expand_for, training_images, training_loader

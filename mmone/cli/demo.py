@@ -9,9 +9,12 @@ import shutil
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
+
+from .parser import Parser
 
 EXAMPLES = """\
 example:
@@ -47,14 +50,14 @@ TASKS = (
 )
 
 
-def add_arguments(parser):
+def add_arguments(parser: Parser) -> None:
     parser.add_argument('--out', type=Path, default=Path('work_dirs', 'demo'), metavar='DIR',
                         help='folder for checkpoints, table and picture (default: %(default)s)')
     parser.add_argument('--data', type=Path, default=Path('data', 'shapes'), metavar='DIR',
                         help='folder for the generated images (default: %(default)s)')
 
 
-def run(args):
+def run(args: Namespace) -> None:
     from mmone.zoo import root
     demonstrate(args.out.absolute(), root() / 'configs', args.data.absolute())
 
@@ -79,7 +82,7 @@ def demonstrate(out: Path, configs: Path, data: Path) -> Path:
     _say(f'{IMAGES} images in {data}', started)
     for task in TASKS:
         shutil.rmtree(out / task.name, ignore_errors=True)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     classifier, *others = TASKS
     # A core for the data loaders' processes.
     _train([classifier], out, configs, data, max(1, cores - 1), None, started)
@@ -109,7 +112,7 @@ def _train(tasks: list[Task], out: Path, configs: Path, data: Path, threads: int
         with open(folder / 'log.txt', 'w') as log:
             processes[task] = subprocess.Popen(
                 command, stdout=log, stderr=subprocess.STDOUT, env=environment)
-    shown = {}
+    shown: dict[Task, str] = {}
     try:
         while any(process.poll() is None for process in processes.values()):
             time.sleep(1)
@@ -123,9 +126,9 @@ def _train(tasks: list[Task], out: Path, configs: Path, data: Path, threads: int
             process.kill()
     for task, process in processes.items():
         if process.wait() != 0:
-            log = out / task.name / 'log.txt'
-            print(log.read_text()[-3000:], file=sys.stderr)
-            raise subprocess.CalledProcessError(process.returncode, f'{task.name}, log: {log}')
+            path = out / task.name / 'log.txt'
+            print(path.read_text()[-3000:], file=sys.stderr)
+            raise subprocess.CalledProcessError(process.returncode, f'{task.name}, log: {path}')
         metrics = json.loads((out / task.name / 'metrics.json').read_text())
         _say(f'{task.name}: {task.metric} {metrics["before"]:.2f}, deployed '
              f'{metrics["after"]:.2f}, ONNX {metrics["onnx"]:.2f}', started)
@@ -240,7 +243,7 @@ def _latency(before, after, dataset) -> list[float]:
     import torch
     from mmengine.dataset import pseudo_collate
     inputs = before.data_preprocessor(pseudo_collate([dataset[0]]), False)['inputs']
-    times = ([], [])
+    times: tuple[list[float], list[float]] = ([], [])
     with torch.no_grad():
         for turn in range(LATENCY_RUNS + 5):
             for model, seen in zip((before, after), times):

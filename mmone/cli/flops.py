@@ -1,4 +1,8 @@
 """Count a model's parameters and multiply-adds, in training form and deployed."""
+from argparse import Namespace
+
+from .parser import Parser
+
 EXAMPLES = """\
 Multiply-adds are mmengine's count; of a classifier without its last linear layer, as mmpretrain
 publishes them.
@@ -9,7 +13,7 @@ examples:
 """
 
 
-def add_arguments(parser):
+def add_arguments(parser: Parser) -> None:
     parser.add_config()
     parser.add_argument(
         '--shape', nargs=2, type=int, metavar=('H', 'W'),
@@ -17,7 +21,7 @@ def add_arguments(parser):
     parser.add_argument('--deploy', action='store_true', help='count the deployed form only')
 
 
-def run(args):
+def run(args: Namespace) -> None:
     from mmone.complexity import config_complexity
     from mmone.config import load_config
     shape, forms = config_complexity(load_config(args.config, args.cfg_options), args.shape)

@@ -3,12 +3,13 @@ import glob
 import json
 import os
 import sys
+from argparse import Namespace
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from .output import progress
-from .parser import positive
+from .parser import Parser, positive
 
 EXAMPLES = """\
 INPUT is an image, a folder of images, a glob ('photos/*.jpg') or a video. DIR gets the drawn
@@ -28,7 +29,7 @@ examples:
 """
 
 
-def add_arguments(parser):
+def add_arguments(parser: Parser) -> None:
     parser.add_argument('inputs', nargs='+', metavar='INPUT', help='image, folder, glob or video')
     parser.add_argument('--model', required=True, metavar='NAME|CONFIG',
                         help='name in the model zoo, config file, or exported model')
@@ -46,7 +47,7 @@ def add_arguments(parser):
     parser.add_trust()
 
 
-def run(args):
+def run(args: Namespace) -> int:
     from mmone.apis import get_model
     files = [file for given in args.inputs for file in _files(given)]
     videos = _videos(files)
@@ -101,10 +102,11 @@ def _pictures(files: Sequence[str], out: Path) -> dict[str, Path]:
     return pictures
 
 
-def _records(model, files: Sequence[str], videos: Mapping, pictures: Mapping[str, Path], args) -> Iterator[dict]:
+def _records(model, files: Sequence[str], videos: Mapping, pictures: Mapping[str, Path],
+             args: Namespace) -> Iterator[dict]:
     """Predict all files and draw those that have a place in ``pictures``; yields the predictions as plain data."""
     from mmone.apis import predict
-    under_way = deque()  # (file, frame of a video) of what is being predicted, in order
+    under_way: deque[tuple[str, int | None]] = deque()  # (file, frame of a video) of what is being predicted
 
     def images():
         for file in files:
@@ -132,7 +134,7 @@ def _draw(model, prediction, score_thr: float, path: Path) -> None:
     mmcv.imwrite(mmcv.rgb2bgr(draw(model, prediction, score_thr)), str(path))
 
 
-def _write(records: Sequence[dict], out: Path, args) -> int:
+def _write(records: Sequence[dict], out: Path, args: Namespace) -> int:
     """Write ``predictions.json`` and say what was done; returns the exit status."""
     from mmone.files import written_whole
     content = dict(model=args.model, weights=args.weights, predictions=records)

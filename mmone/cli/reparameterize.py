@@ -1,4 +1,8 @@
 """Turn a training checkpoint into a deployed one: one convolution a block, the same outputs."""
+from argparse import Namespace
+
+from .parser import Parser
+
 EXAMPLES = """\
 The deployed model is checked against its branches before anything is written. The checkpoint
 written holds the class names and the config with deploy=True; test it with
@@ -10,7 +14,7 @@ example:
 """
 
 
-def add_arguments(parser):
+def add_arguments(parser: Parser) -> None:
     parser.add_config()
     parser.add_argument('checkpoint', metavar='CHECKPOINT', help='training checkpoint')
     parser.add_argument('out', metavar='OUT', help='file to write')
@@ -21,7 +25,7 @@ def add_arguments(parser):
         help='largest relative difference from the branches, in float64 (default: %(default)s)')
 
 
-def run(args):
+def run(args: Namespace) -> None:
     from mmone.config import load_config
     from mmone.convert import reparameterize_checkpoint
     report = reparameterize_checkpoint(

@@ -4,7 +4,10 @@ Running it again with the same arguments does nothing. A folder made with other 
 replaced with --force; a folder that it did not make, never. The layout is described in
 mmone/datasets/shapes.py.
 """
+from argparse import Namespace
+
 from .output import progress
+from .parser import Parser
 
 EXAMPLES = """\
 example:
@@ -13,7 +16,7 @@ example:
 """
 
 
-def add_arguments(parser):
+def add_arguments(parser: Parser) -> None:
     parser.add_argument('out', metavar='OUT', help='folder to make')
     parser.add_argument('--images', type=int, required=True, metavar='N', help='number of images')
     parser.add_argument('--seed', type=int, default=0, metavar='N', help='default: %(default)s')
@@ -24,7 +27,7 @@ def add_arguments(parser):
     parser.add_argument('--preview', metavar='PNG', help='also draw a contact sheet of the first images')
 
 
-def run(args):
+def run(args: Namespace) -> int | None:
     from mmone.datasets.shapes import make_dataset
     from mmone.errors import InputError
     try:
@@ -37,9 +40,10 @@ def run(args):
         raise InputError(str(error)) from None
     except KeyboardInterrupt:
         return 130
+    return None
 
 
-def _write_preview(args) -> None:
+def _write_preview(args: Namespace) -> None:
     from PIL import Image
 
     from mmone.datasets.shapes import make_preview

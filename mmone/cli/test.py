@@ -1,5 +1,8 @@
 """Evaluate a checkpoint of a classifier, detector or segmentor."""
+from argparse import Namespace
+
 from .boundary import warnings_on_stdout
+from .parser import Parser
 
 EXAMPLES = """\
 examples:
@@ -16,7 +19,7 @@ examples:
 """
 
 
-def add_arguments(parser):
+def add_arguments(parser: Parser) -> None:
     parser.add_config()
     parser.add_argument('checkpoint', metavar='CHECKPOINT', help='checkpoint file or URL, or exported model')
     parser.add_argument('--work-dir', metavar='DIR', help='folder for metrics and logs')
@@ -36,7 +39,7 @@ def add_arguments(parser):
     parser.add_launcher()
 
 
-def run(args):
+def run(args: Namespace) -> None:
     with warnings_on_stdout():
         from mmone.engine.test import test
         test(**vars(args))

@@ -1,5 +1,8 @@
 """Train a classifier, detector or segmentor."""
+from argparse import Namespace
+
 from .boundary import warnings_on_stdout
+from .parser import Parser
 
 EXAMPLES = """\
 examples:
@@ -15,7 +18,7 @@ examples:
 """
 
 
-def add_arguments(parser):
+def add_arguments(parser: Parser) -> None:
     parser.add_config()
     parser.add_argument('--work-dir', metavar='DIR', help='folder for checkpoints and logs')
     parser.add_argument(
@@ -29,7 +32,7 @@ def add_arguments(parser):
     parser.add_launcher()
 
 
-def run(args):
+def run(args: Namespace) -> None:
     with warnings_on_stdout():
         from mmone.engine.train import train
         train(**vars(args))

@@ -1,5 +1,8 @@
 """List the models by name, with task, parameters, result and whether weights are published."""
+from argparse import Namespace
+
 from .output import aligned
+from .parser import Parser
 
 EXAMPLES = """\
 A model's name stands for its config wherever a CONFIG is asked for, and it is what mmone predict
@@ -13,12 +16,12 @@ examples:
 """
 
 
-def add_arguments(parser):
+def add_arguments(parser: Parser) -> None:
     parser.add_argument('words', nargs='*', metavar='WORD',
                         help='list only what has all these words in its line, a task for example')
 
 
-def run(args):
+def run(args: Namespace) -> None:
     from mmone.errors import InputError
     from mmone.zoo import entries
     rows = [_row(entry) for entry in entries().values()]
