@@ -24,3 +24,5 @@ test: env
 
 lint: env
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/python tools/check_imports.py
+	$(VENV)/bin/mypy
