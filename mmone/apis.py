@@ -1,6 +1,6 @@
 """Name a model, get predictions: :func:`get_model`, :func:`predict` and :func:`draw`."""
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -11,10 +11,10 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.device import get_device
+from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, VISUALIZERS
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.structures import BaseDataElement
-from torch import nn
 
 from mmone.checkpoints.io import state_dict_of
 from mmone.checkpoints.loading import reading_safely
@@ -44,7 +44,7 @@ class Prediction(NamedTuple):
     image: np.ndarray | None
     sample: BaseDataElement | None
 
-    def record(self, model: nn.Module) -> dict:
+    def record(self, model: BaseModel) -> dict:
         """The prediction as plain data.
 
         ``input``, and by task: ``class``, ``label``, ``score`` and ``top5`` (a list of ``[class,
@@ -98,7 +98,7 @@ def get_model(model: str | Path | Config,
               weights: str | None = None,
               device: str | None = None,
               deploy: bool = True,
-              trust: bool = False) -> nn.Module:
+              trust: bool = False) -> BaseModel:
     """Build a model and load its weights, ready to predict.
 
     It also goes into the libraries' own functions: ``mmpretrain.inference_model``,
@@ -155,12 +155,12 @@ def _dataset_meta(cfg: Config, meta: dict) -> dict:
     return found
 
 
-def predict(model: nn.Module, images: Iterable[str | Path | np.ndarray],
+def predict(model: BaseModel, images: Iterable[str | Path | np.ndarray],
             batch_size: int = 1) -> Iterator[Prediction]:
     """Predict images, in their order; the next ones are made ready while the model computes.
 
     Args:
-        model (nn.Module): From :func:`get_model`.
+        model (BaseModel): From :func:`get_model`.
         images (Iterable): Paths, or arrays (H, W, 3) uint8 in BGR as OpenCV reads them.
         batch_size (int): Defaults to 1.
 
@@ -187,7 +187,7 @@ def predict(model: nn.Module, images: Iterable[str | Path | np.ndarray],
             yield chunk
 
     with ThreadPoolExecutor(_READ_AHEAD) as pool:
-        waiting = []
+        waiting: list[list[Future]] = []
         chunks = batches()
         while True:
             for chunk in islice(chunks, _READ_AHEAD + 1 - len(waiting)):
@@ -219,17 +219,23 @@ def test_pipeline(cfg: Config) -> Compose:
         return Compose(transforms)
 
 
-def draw(model: nn.Module, prediction: Prediction, score_thr: float = 0.3) -> np.ndarray:
+def draw(model: BaseModel, prediction: Prediction, score_thr: float = 0.3) -> np.ndarray:
     """Draw a prediction on its image, by the visualizer of the model's library.
 
     Args:
-        model (nn.Module): From :func:`get_model`.
+        model (BaseModel): From :func:`get_model`.
         prediction (Prediction): Of an image that was decoded.
         score_thr (float): Boxes below it are left out. Defaults to 0.3.
 
     Returns:
         np.ndarray: (H, W, 3) uint8 in RGB.
+
+    Raises:
+        InputError: If the image could not be decoded.
     """
+    sample = prediction.sample
+    if sample is None:
+        raise InputError(f'{prediction.name} cannot be decoded: there is nothing to draw')
     visualizer = getattr(model, '_visualizer', None)
     if visualizer is None:
         visualizer = VISUALIZERS.get(_VISUALIZERS[model.cfg.default_scope])()
@@ -238,8 +244,8 @@ def draw(model: nn.Module, prediction: Prediction, score_thr: float = 0.3) -> np
     image = mmcv.bgr2rgb(prediction.image)
     if hasattr(visualizer, 'visualize_cls'):
         return visualizer.visualize_cls(
-            image, prediction.sample, classes=model.dataset_meta.get('classes'), draw_gt=False,
+            image, sample, classes=model.dataset_meta.get('classes'), draw_gt=False,
             resize=max(256, *image.shape[:2]) if min(image.shape[:2]) < 256 else None)
-    threshold = dict(pred_score_thr=score_thr) if 'pred_instances' in prediction.sample else {}
-    visualizer.add_datasample('', image, prediction.sample, draw_gt=False, show=False, **threshold)
+    threshold = dict(pred_score_thr=score_thr) if 'pred_instances' in sample else {}
+    visualizer.add_datasample('', image, sample, draw_gt=False, show=False, **threshold)
     return visualizer.get_image()

@@ -4,12 +4,14 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 from mmengine.config import Config, DictAction
+from mmengine.dataset import InfiniteSampler
+from mmengine.model import BaseModel
 from mmengine.runner import Runner, loops
 from mmengine.runner.base_loop import BaseLoop
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.utils import digit_version
 from torch import nn
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 from .version import __version__
 
@@ -74,8 +76,8 @@ def endless_iterator(loader: DataLoader) -> Iterator:
     return loops._InfiniteDataloaderIterator(loader)
 
 
-def restart_sampler(sampler: Sampler) -> None:
-    """Let a sampler go by its ``seed`` from the beginning: mmengine's InfiniteSampler has begun.
+def restart_sampler(sampler: InfiniteSampler) -> None:
+    """Let a sampler go by its ``seed`` from the beginning: an endless one has begun. Others do it anyway.
 
     ``InfiniteSampler._indices_of_rank``, seen in mmengine 0.8 to 0.10.
     """
@@ -93,7 +95,7 @@ def takes_rgb(preprocessor: nn.Module) -> bool:
                for name in ('to_rgb', '_channel_conversion', 'channel_conversion'))
 
 
-def set_mmpretrain_attributes(model: nn.Module, cfg: Config, dataset_meta: dict) -> None:
+def set_mmpretrain_attributes(model: BaseModel, cfg: Config, dataset_meta: dict) -> None:
     """Give a model what mmpretrain's inferencers read from the models that they are given.
 
     ``_config`` and ``_dataset_meta``, seen in mmpretrain 1.0 to 1.2.

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from mmengine.analysis import FlopAnalyzer, parameter_count
 from mmengine.config import Config
+from mmengine.model import BaseModel
 from torch import nn
 
 from mmone.config import build_model, native_shape, set_deploy
@@ -20,7 +21,7 @@ class Complexity:
     multiply_adds: int
 
 
-def complexity(model: nn.Module, shape: tuple[int, int], in_channels: int = 3) -> Complexity:
+def complexity(model: BaseModel, shape: tuple[int, int], in_channels: int = 3) -> Complexity:
     """Count parameters, and multiply-adds for one image, as mmengine does.
 
     mmengine counts convolutions, linear layers and matrix products as one operation per
@@ -30,7 +31,7 @@ def complexity(model: nn.Module, shape: tuple[int, int], in_channels: int = 3) -
     only. Detectors and segmentors are counted whole, without post-processing.
 
     Args:
-        model (nn.Module): A model of mmpretrain, mmdet or mmseg; it is set to eval mode.
+        model (BaseModel): A model of mmpretrain, mmdet or mmseg; it is set to eval mode.
         shape (tuple[int, int]): Height and width of the image.
         in_channels (int): Channels of the image. Defaults to 3.
     """
@@ -46,7 +47,7 @@ def complexity(model: nn.Module, shape: tuple[int, int], in_channels: int = 3) -
 class _Tensors(nn.Module):
     """What of a model is counted, as a function of the image tensor."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: BaseModel):
         super().__init__()
         self.model = model
 

@@ -7,10 +7,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from mmengine.config import Config
-from mmengine.model import revert_sync_batchnorm
+from mmengine.config import Config, ConfigDict
+from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
-from torch import nn
 
 from mmone.compat import parse_option
 from mmone.errors import InputError
@@ -79,7 +78,7 @@ def default_scope(cfg: Config) -> Iterator[None]:
         yield
 
 
-def walk(node) -> Iterator[dict]:
+def walk(node) -> Iterator[ConfigDict]:
     """All dicts in a tree of a config, parents first."""
     if isinstance(node, dict):
         yield node
@@ -106,7 +105,7 @@ def set_deploy(model: dict, kinds: Collection[str] = ('MobileOne', )) -> int:
     return len(parts)
 
 
-def build_model(cfg: Config) -> nn.Module:
+def build_model(cfg: Config) -> BaseModel:
     """Build a config's model, to load weights into it or to look at it.
 
     SyncBN, which needs a GPU and other processes to train, becomes BN, which computes the same in eval
@@ -127,7 +126,7 @@ def set_collate(cfg: Config) -> None:
                 cfg[key].setdefault('collate_fn', dict(type='default_collate'))
 
 
-def dataset_of(loader: dict | None) -> dict:
+def dataset_of(loader: dict | None) -> ConfigDict:
     """The data set of a data loader's config, out of whatever wraps it; empty if there is none."""
     dataset = (loader or {}).get('dataset') or {}
     while 'dataset' in dataset:

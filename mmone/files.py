@@ -11,7 +11,7 @@ from mmone.errors import InputError
 try:
     import fcntl
 except ImportError:  # Windows, where two processes that write one file are not kept apart
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 
 def sha256(path: str | Path) -> str:

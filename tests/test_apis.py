@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from mmone import InputError
 from mmone.apis import draw, get_config, get_model, predict
 from tests.kit import TASKS
 
@@ -62,3 +63,6 @@ def test_arrays_branches_and_drawing(trained, task, data):
             distance = [np.abs(picture.astype(int) - image).mean() for image in (a.image[..., ::-1], a.image)]
             assert distance[0] < distance[1]
     assert list(predict(deployed, [], 2)) == []
+    absent, = predict(deployed, ['absent.jpg'])
+    with pytest.raises(InputError, match='absent.jpg cannot be decoded'):
+        draw(deployed, absent)

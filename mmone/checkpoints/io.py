@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,7 +59,7 @@ def mmengine_checkpoints_allowed() -> Iterator[None]:
     if not _HAS_SAFE_GLOBALS:
         yield
         return
-    wanted = [(value, name) for name, value in _mmengine_globals().items()]
+    wanted: list[Any] = [(value, name) for name, value in _mmengine_globals().items()]
     wanted += [type(np.dtype(kind)) for kind in ('f8', 'f4', 'i8', 'i4', 'b1')]
     with _allowing:
         # Leaving the context removes what it added, so not what others have allowed themselves.

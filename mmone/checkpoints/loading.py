@@ -71,7 +71,7 @@ def _renaming(loader: Callable) -> Callable:
                     return checkpoint
             raise
 
-    load.renames_mobileone = True
+    load.renames_mobileone = True  # type: ignore[attr-defined]
     return load
 
 

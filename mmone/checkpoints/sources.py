@@ -178,8 +178,8 @@ def rename(state_dict: dict[str, Tensor], source: Source, target: Source) -> dic
     Raises:
         InputError: If ``source`` has no such keys; names them and what they may be meant for.
     """
-    names = {key: _parse(key, source) for key in state_dict}
-    unknown = [key for key, name in names.items() if name is None]
+    names = {key: name for key in state_dict if (name := _parse(key, source))}
+    unknown = [key for key in state_dict if key not in names]
     if unknown:
         raise InputError(_describe_unknown(unknown, state_dict, source))
     return {_write(name, target): state_dict[key] for key, name in names.items()}

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -71,7 +71,7 @@ def expand_for(cfg: Config, backbone: MobileOne, images: Iterable[Tensor]) -> tu
     Raises:
         InputError: If there are no images.
     """
-    own = next((node for node in walk(cfg.model) if type_name(node) == 'MobileOne'), {})
+    own = next((node for node in walk(cfg.model) if type_name(node) == 'MobileOne'), ConfigDict())
     places = {key: own[key] for key in ('strides', 'dilations', 'stem_stride') if key in own}
     with torch.device('meta'):  # draws no initial values
         expanded = MobileOne(backbone.arch, backbone.in_channels, deploy=True, **places)

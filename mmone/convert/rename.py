@@ -1,8 +1,8 @@
 """From a MobileOne classifier's checkpoint of any source to one of any other."""
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -90,7 +90,7 @@ def convert(source: str | Path,
         model = _build(arch, dict(form, deploy=True), backbone).eval()  # folds branches
         backbone = (expand(model) if expand else model).state_dict()
 
-    result = {BACKBONE + key: value for key, value in backbone.items()}
+    result: dict[str, Any] = {BACKBONE + key: value for key, value in backbone.items()}
     if not drop_head:
         result.update(head)
     result = rename(result, MMPRETRAIN, SOURCES[to])
@@ -120,17 +120,17 @@ def _build(arch: dict, form: dict, backbone: dict[str, Tensor]) -> MobileOne:
 
 def _arch_of(backbone: dict[str, Tensor], source: str) -> tuple[dict, dict]:
     """The arch and the further arguments of the MobileOne whose weights these are, all of them."""
-    blocks = {}  # (number of the stage, of the block) -> names of its tensors
+    blocks: dict[tuple[int, int], set[str]] = {}  # by the numbers of stage and block: the names of its tensors
     for key in backbone:
-        stage, index, name = re.match(r'stage(\d)\.(?:(\d+)\.)?(.+)', key).groups()
-        blocks.setdefault((int(stage), int(index or 0)), set()).add(name)
+        (stage, block, name), = re.findall(r'^stage(\d)\.(?:(\d+)\.)?(.+)', key)
+        blocks.setdefault((int(stage), int(block or 0)), set()).add(name)
     stages = range(1, 1 + len(BASE_CHANNELS))
     empty = [stage for stage in (0, *stages) if (stage, 0) not in blocks]
     if empty:
         raise InputError(f'{source} is not whole: it has no weights of stage{empty[0]}')
     deploy = _is_deployed(blocks.values(), source)
     last = {stage: max(block for of_stage, block in blocks if of_stage == stage) for stage in stages}
-    arch = dict(
+    arch: dict[str, Sequence] = dict(
         num_blocks=[last[stage] // 2 + 1 for stage in stages],
         num_conv_branches=[1 if deploy else _count_branches(blocks[stage, 0]) for stage in stages],
         num_se_blocks=[sum('se.conv1.conv.weight' in blocks.get((stage, block), ())

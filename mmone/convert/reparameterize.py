@@ -2,12 +2,12 @@
 import copy
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from mmcv.cnn import is_norm
 from mmengine.config import Config
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseModule, is_model_wrapper
 from torch import Tensor, nn
 
 from mmone.checkpoints.io import read_checkpoint, state_dict_of, write_checkpoint
@@ -46,7 +46,7 @@ class DeployReport(NamedTuple):
                 f'{self.difference:.1e}')
 
 
-def deployables(model: nn.Module) -> Iterator[nn.Module]:
+def deployables(model: nn.Module) -> Iterator[BaseModule]:
     """The outermost modules of a tree that know ``switch_to_deploy`` and are yet to do it."""
     if callable(getattr(model, 'switch_to_deploy', None)):
         if not getattr(model, 'deploy', False):
@@ -81,14 +81,14 @@ def _parameters(model: nn.Module) -> int:
 
 
 @torch.no_grad()
-def _probe(module: nn.Module) -> tuple[Tensor, ...]:
+def _probe(module: BaseModule) -> tuple[Tensor, ...]:
     """Outputs on a fixed random batch, on the CPU in float64.
 
     Independent of the device's own precision (TF32, autocast): what is compared is the algebra
     and the rounding of the folded weights.
     """
     module = copy.deepcopy(module).cpu().double()
-    module.eval()  # mmpretrain's backbones return None from train()
+    module.eval()
     x = torch.randn(2, module.in_channels, *PROBE_SIZE, dtype=torch.float64,
                     generator=torch.Generator().manual_seed(0))
     out = module(x)
@@ -117,30 +117,32 @@ def deployed_copy(model: nn.Module,
     Raises:
         ValueError: If an output differs by more than ``tolerance``, or is not a number.
     """
-    if is_model_wrapper(model):
-        model = model.module
-    clone = copy.deepcopy(model)
-    clone.eval()
+    whole: Any = model.module if is_model_wrapper(model) else model
+    clone = copy.deepcopy(whole)
+    clone.eval()  # mmpretrain's backbones return None from it
     modules = list(deployables(clone))
     if not modules:
         return clone, None
     params, layers = _parameters(clone), _count(modules)
-    difference = 0.0
-    for module in modules:
-        # What has no image-like input of its own (LeViT's head) is switched unchecked.
-        probed = isinstance(getattr(module, 'in_channels', None), int)
-        before = _probe(module) if probed else None
-        module.switch_to_deploy()
-        if probed:
-            module_difference = _difference(before, _probe(module))
-            if not module_difference <= tolerance:
-                raise ValueError(
-                    f'the reparameterized {type(module).__name__} differs from its branches by '
-                    f'{module_difference:.1e} relative, more than the tolerance {tolerance:.1e}: '
-                    'its weights or statistics are not finite or degenerate')
-            difference = max(difference, module_difference)
+    difference = max(_switch(module, tolerance) for module in modules)
     return clone, DeployReport(
         len(modules), params, _parameters(clone), layers, _count(modules), difference)
+
+
+def _switch(module: BaseModule, tolerance: float) -> float:
+    """Reparameterize a module; returns the relative difference that it makes."""
+    if not isinstance(getattr(module, 'in_channels', None), int):
+        module.switch_to_deploy()  # unchecked: it has no image-like input of its own (LeViT's head)
+        return 0.0
+    before = _probe(module)
+    module.switch_to_deploy()
+    difference = _difference(before, _probe(module))
+    if not difference <= tolerance:
+        raise ValueError(
+            f'the reparameterized {type(module).__name__} differs from its branches by {difference:.1e} '
+            f'relative, more than the tolerance {tolerance:.1e}: its weights or statistics are not finite '
+            'or degenerate')
+    return difference
 
 
 def deployed_checkpoint(model: nn.Module, checkpoint: dict, source: str,

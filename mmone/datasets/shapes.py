@@ -169,7 +169,7 @@ def _texture(rng: np.random.Generator, size: int) -> np.ndarray:
     else:
         field = np.tanh(3 * np.sin(wave * u + np.float32(phase)) * np.sin(wave * v))
         field = 0.5 + 0.4 * field + 0.3 * noise
-    return cv2.normalize(field, None, 0, 1, cv2.NORM_MINMAX)
+    return cv2.normalize(field, np.empty_like(field), 0, 1, cv2.NORM_MINMAX)
 
 
 def _blend(texture: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -324,7 +324,7 @@ def _write(root: Path, images: int, seed: int, size: int, val_fraction: float,
                    *(f'classes/{split}/{name}' for split in ('train', 'val') for name in CLASSES)):
         (root / folder).mkdir(parents=True)
     categories = [dict(id=k + 1, name=name) for k, name in enumerate(CLASSES)]
-    names = dict(train=[], val=[])
+    names: dict[str, list[str]] = dict(train=[], val=[])
     coco = {split: dict(images=[], annotations=[], categories=categories) for split in names}
     for index in track(range(images)):
         sample = make_sample(seed, index, size)

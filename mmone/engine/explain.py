@@ -8,9 +8,9 @@ from pathlib import Path
 
 import mmcv
 import mmengine
+from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from mmengine.runner import Runner
-from torch.utils.data import Dataset
 
 from mmone.compat import built_loops
 from mmone.config import DATALOADERS
@@ -33,9 +33,9 @@ class Situation:
     cfg: mmengine.Config
     loaders: tuple[str, ...]
     runner: Runner | None = None
-    datasets: dict[str, Dataset] = field(default_factory=dict)
+    datasets: dict[str, BaseDataset] = field(default_factory=dict)
 
-    def built_datasets(self) -> dict[str, Dataset]:
+    def built_datasets(self) -> dict[str, BaseDataset]:
         return {**self.datasets, **built_datasets(self.runner)}
 
 
@@ -68,12 +68,15 @@ def _type_names(error: Exception) -> tuple[str, ...]:
 def _missing_file(match: re.Match, situation: Situation) -> InputError | None:
     path = match['path']
     keys = _keys_that_name(path, situation.cfg)
-    return keys and InputError(f'{path} does not exist: set {keys[0]} in the config')
+    return InputError(f'{path} does not exist: set {keys[0]} in the config') if keys else None
 
 
 def _unreadable_image(match: re.Match, situation: Situation) -> InputError:
-    return SampleError(f'image {match["path"]} cannot be decoded: replace it, or remove it from '
-                       'the data set')
+    return _undecodable(match['path'])
+
+
+def _undecodable(path: str) -> InputError:
+    return SampleError(f'image {path} cannot be decoded: replace it, or remove it from the data set')
 
 
 def _unreadable_sample(match: re.Match, situation: Situation) -> InputError | None:
@@ -81,7 +84,7 @@ def _unreadable_sample(match: re.Match, situation: Situation) -> InputError | No
         print_log('A sample could not be decoded; looking for its file', logger='current')
         for path in _sample_files(dataset):
             if not _decodes(path):
-                return _unreadable_image({'path': path}, situation)
+                return _undecodable(path)
     return None
 
 
@@ -121,7 +124,7 @@ KNOWN_ERRORS = (
 
 def _keys_that_name(path: str, cfg: mmengine.Config) -> list[str]:
     """Keys of ``cfg`` whose file or folder is ``path`` or above it, the closest first."""
-    found = []
+    found: list[tuple[int, str]] = []
 
     def visit(node, key, root):
         if isinstance(node, dict):
@@ -151,7 +154,7 @@ def built_datasets(runner: Runner | None) -> dict:
     return {f'{phase}_dataloader': loop.dataloader.dataset for phase, loop in loops.items()}
 
 
-def _sample_files(dataset: Dataset) -> Iterator[str]:
+def _sample_files(dataset: BaseDataset) -> Iterator[str]:
     """Images and masks that ``dataset`` lists, those of wrapped data sets included."""
     if hasattr(dataset, 'get_data_info'):
         for index in range(len(dataset)):

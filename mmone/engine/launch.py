@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch.distributed
 from mmengine.config import Config
@@ -92,8 +93,8 @@ def _join_processes_on_cpu(cfg: Config) -> None:
     _place_of_process(cfg.launcher)
     if not torch.distributed.is_initialized():
         timeout = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
-        torch.distributed.init_process_group(
-            'gloo', **(dict(timeout=datetime.timedelta(seconds=timeout)) if timeout else {}))
+        options: dict[str, Any] = dict(timeout=datetime.timedelta(seconds=timeout)) if timeout else {}
+        torch.distributed.init_process_group('gloo', **options)
 
     cfg.sync_bn = None
     sync_bns = [node for node in walk(cfg.model) if type_name(node) in ('SyncBN', 'MMSyncBN')]

@@ -53,10 +53,8 @@ def _by_age(work_dir: Path) -> list[Path]:
     last = Path(hint.read_text().strip()) if hint.is_file() else None
     # A copied run's last_checkpoint leads to the original: look there only if nothing is here.
     for folder in (work_dir, *([last.parent] if last else [])):
-        steps = {path: re.fullmatch(r'(?:epoch|iter)_(\d+)\.pth', path.name)
-                 for path in folder.glob('*.pth')}
-        found = sorted((path for path in steps if steps[path]),
-                       key=lambda path: -int(steps[path][1]))
-        if found:
-            return found
+        steps = {path: int(match[1]) for path in folder.glob('*.pth')
+                 if (match := re.fullmatch(r'(?:epoch|iter)_(\d+)\.pth', path.name))}
+        if steps:
+            return sorted(steps, key=lambda path: -steps[path])
     return [last] if last and last.is_file() else []

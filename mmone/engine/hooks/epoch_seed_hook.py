@@ -56,7 +56,7 @@ class EpochSeedHook(Hook):
         broadcast_object_list(seeds)
         self._seed = seeds[0]
         self._inner_worker_init_fn = loader.worker_init_fn
-        for sampler in (loader.sampler, getattr(loader.batch_sampler, 'sampler', None)):
+        for sampler in (loader.sampler, getattr(loader.batch_sampler, 'sampler', loader.sampler)):
             if hasattr(sampler, 'seed'):
                 sampler.seed = self._seed
             restart_sampler(sampler)
