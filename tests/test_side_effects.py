@@ -28,10 +28,9 @@ from mmone.models import MobileOne
 from tests.conftest import TINY
 from tests.kit import ROOT, TASKS
 
-
 get_safe_globals = getattr(torch.serialization, 'get_safe_globals', list)
-refuses_logs = pytest.mark.skipif(
-    not hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint'), reason='PyTorch before 2.6 has no such list')
+torch26 = pytest.mark.skipif(
+    not hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint'), reason='PyTorch before 2.6 refuses nothing')
 
 
 def _settings():
@@ -144,11 +143,12 @@ class Code:
         return print, ('running code', )
 
 
+@torch26
 def test_trust_ends_with_the_call(files, capfd):
     path, weights = files('mmpretrain')
     torch.save(dict(torch.load(weights), code=Code()), 'code.pth')
 
-    def runs_code(read):
+    def refused_as_code(read):
         with pytest.raises(Exception, match='(?i)code|weights.only'):
             read()
         assert 'running code' not in capfd.readouterr().out
@@ -156,16 +156,16 @@ def test_trust_ends_with_the_call(files, capfd):
     def stock():
         return load_checkpoint(MobileOne(TINY), 'code.pth')
 
-    runs_code(stock)
+    refused_as_code(stock)
     for run in (lambda: get_model(path, 'code.pth', 'cpu', trust=True),
                 lambda: mmone.engine.test.test(path, 'code.pth', 'run', trust=True),
                 lambda: reparameterize_checkpoint(Config.fromfile(path), 'code.pth', 'out.pth', trust=True)):
         run()
         assert 'running code' in capfd.readouterr().out
-        runs_code(stock)
-        runs_code(lambda: get_model(path, 'code.pth', 'cpu'))
+        refused_as_code(stock)
+        refused_as_code(lambda: get_model(path, 'code.pth', 'cpu'))
     with reading_safely(trust=True), reading_safely(trust=False):
-        runs_code(lambda: CheckpointLoader.load_checkpoint('code.pth'))
+        refused_as_code(lambda: CheckpointLoader.load_checkpoint('code.pth'))
 
 
 RESNET = dict(type='mmdet.ResNet', depth=18, num_stages=1, strides=(1, ), dilations=(1, ), out_indices=(0, ))
@@ -220,7 +220,7 @@ def test_other_models_load_as_before(resnets, tmp_path, monkeypatch, stock_loade
     assert 'backbone.stage0.branch_scale.conv.weight' in loader(f'{prefix}timm.pth')['state_dict']
 
 
-@refuses_logs
+@torch26
 def test_a_log_that_pytorch_refuses_is_read_of_a_mobileone_only(tmp_path, stock_loaders):
     """As mmengine's runner writes it beside the weights, to resume from."""
     log = dict(message_hub=dict(log_scalars=dict(loss=HistoryBuffer([1.0], [1]))))
@@ -242,7 +242,7 @@ def test_a_log_that_pytorch_refuses_is_read_of_a_mobileone_only(tmp_path, stock_
         assert read['message_hub']['log_scalars']['loss'].current() == 1
 
 
-@refuses_logs
+@torch26
 def test_what_others_allow_stays_allowed(files):
     """PyTorch's list of safe globals is the process's; the internet says what to add to it."""
     others = [HistoryBuffer, np.dtype, type(np.dtype('f8')), (np.ndarray, 'numpy.ndarray')]
