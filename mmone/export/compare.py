@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from mmengine.model import BaseModel
 
 from mmone.config import default_scope
 from mmone.runtime import Runtime
@@ -32,11 +32,11 @@ class Difference(NamedTuple):
     measures: dict[str, float]
 
 
-def difference(model: nn.Module, exported: Runtime, images: Sequence[np.ndarray]) -> Difference:
+def difference(model: BaseModel, exported: Runtime, images: Sequence[np.ndarray]) -> Difference:
     """Compare an exported model with PyTorch, in all sizes and batches that it is free to take.
 
     Args:
-        model (nn.Module): The model it is of, from :func:`mmone.apis.get_model`.
+        model (BaseModel): The model it is of, from :func:`mmone.apis.get_model`.
         exported (Runtime): The exported model.
         images (Sequence[np.ndarray]): Each (H, W, 3) uint8 in RGB, of any size.
     """
@@ -60,11 +60,11 @@ def _batches(images: list[np.ndarray], free: Sequence[str]) -> list[list[np.ndar
 
 
 @torch.no_grad()
-def answers(model: nn.Module, images: np.ndarray) -> Answer:
+def answers(model: BaseModel, images: np.ndarray) -> Answer:
     """The answers of the library's own model, in the form of the exported one's.
 
     Args:
-        model (nn.Module): From :func:`mmone.apis.get_model`.
+        model (BaseModel): From :func:`mmone.apis.get_model`.
         images (np.ndarray): (N, 3, H, W) uint8 in RGB.
     """
     scope = model.cfg.default_scope

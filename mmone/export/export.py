@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from mmengine.model import BaseModel
 
 from mmone.convert.reparameterize import deployed_copy
 from mmone.errors import InputError
@@ -56,7 +56,7 @@ class ExportReport(NamedTuple):
             f'normalization: {self.meta["normalization"]}', checked])
 
 
-def export_model(model: nn.Module,
+def export_model(model: BaseModel,
                  out: str | Path,
                  format: str | None = None,
                  shape: tuple[int, int] | None = None,
@@ -70,7 +70,7 @@ def export_model(model: nn.Module,
     """Export a model, compare it with PyTorch, and only then give the file its name.
 
     Args:
-        model (nn.Module): From :func:`mmone.apis.get_model`, in either form; it is left as it is.
+        model (BaseModel): From :func:`mmone.apis.get_model`, in either form; it is left as it is.
         out (str | Path): The file to write; OpenVINO writes a ``.bin`` beside its ``.xml``.
         format (str, optional): A name in :data:`mmone.formats.FORMATS`. Defaults to the one
             that the suffix of ``out`` stands for.
@@ -134,7 +134,9 @@ def _outputs(out: Path) -> list[Path]:
 
 
 def _check_outputs(out: Path, overwrite: bool) -> None:
-    if overwrite and (out / 'Manifest.json').is_file():  # a folder of Core ML's
+    if out.suffix == FORMATS['coreml'].suffix and (out / 'Manifest.json').is_file():  # Core ML's are folders
+        if not overwrite:
+            raise InputError(f'{out} exists: give another name, or allow it to be replaced', parameter='overwrite')
         return
     for path in _outputs(out):
         check_output(path, overwrite)
@@ -147,7 +149,7 @@ def _check_dynamic(dynamic: Sequence[str]) -> None:
                          parameter='dynamic')
 
 
-def _graph_of(model: nn.Module) -> tuple[str, type[Graph]]:
+def _graph_of(model: BaseModel) -> tuple[str, type[Graph]]:
     scope = model.cfg.get('default_scope')
     if scope not in GRAPHS:
         raise InputError(f'a model of {scope} cannot be exported: expected one of {", ".join(GRAPHS)}')
@@ -170,7 +172,7 @@ def _write(name: str, graph: Graph, shape: tuple[int, int], dynamic: Sequence[st
                          'operators must be ones of that format') from error
 
 
-def _compare(name: str, path: Path, model: nn.Module, images: Sequence[np.ndarray],
+def _compare(name: str, path: Path, model: BaseModel, images: Sequence[np.ndarray],
              description: str) -> tuple[Difference | None, str]:
     """The difference from PyTorch on some images, and their description, where the format computes here."""
     exported = Runtime(path)
@@ -183,14 +185,14 @@ def _compare(name: str, path: Path, model: nn.Module, images: Sequence[np.ndarra
     return found, description
 
 
-def _class_names(model: nn.Module) -> list[str]:
+def _class_names(model: BaseModel) -> list[str]:
     names = model.dataset_meta.get('classes')
-    heads = [getattr(model, name, None) for name in ('head', 'bbox_head', 'decode_head')]
+    heads = [getattr(model, name) for name in ('head', 'bbox_head', 'decode_head') if hasattr(model, name)]
     count = next((head.num_classes for head in heads if hasattr(head, 'num_classes')), 0)
     return list(names) if names and len(names) == count else [str(i) for i in range(count)]
 
 
-def _palette(model: nn.Module) -> list | None:
+def _palette(model: BaseModel) -> list | None:
     palette = model.dataset_meta.get('palette')
     return [list(colour) for colour in palette] if isinstance(palette, (list, tuple)) else None
 
@@ -202,7 +204,7 @@ def _describe_source(source: str | Path | None) -> dict:
     return dict(source=path.name, source_sha256=sha256(path) if path.is_file() else None)
 
 
-def _describe_input(model: nn.Module, shape: tuple[int, int], dynamic: Sequence[str], raw: bool) -> dict:
+def _describe_input(model: BaseModel, shape: tuple[int, int], dynamic: Sequence[str], raw: bool) -> dict:
     mean, std = (value.flatten().tolist() for value in normalization(model.data_preprocessor))
     return dict(name='images', layout='NCHW', colour='RGB', dtype='float32' if raw else 'uint8',
                 height=shape[0], width=shape[1], dynamic=[axis for axis in DYNAMIC if axis in dynamic],

@@ -15,7 +15,7 @@ from mmone.runtime import Runtime
 
 # By task: the library, the last transform of its pipelines, and its data preprocessor.
 _PACKED = ('img_path', 'ori_shape', 'img_shape')
-TASKS = {
+TASKS: dict[str, tuple[str, dict, dict]] = {
     'classification': ('mmpretrain', dict(type='PackInputs'), dict(type='ClsDataPreprocessor')),
     'detection': ('mmdet', dict(type='PackDetInputs', meta_keys=(*_PACKED, 'img_id', 'scale_factor')),
                   dict(type='DetDataPreprocessor')),

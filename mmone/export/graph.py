@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import fuse_conv_bn
+from mmengine.model import BaseDataPreprocessor, BaseModel, BaseModule
 from torch import Tensor, nn
 
 from mmone.compat import takes_rgb
@@ -22,7 +23,7 @@ class Graph(nn.Module):
     stand for the mean colour after the subtraction but for black before it.
 
     Args:
-        model (nn.Module): The library's model in eval mode; it is left as it is.
+        model (BaseModel): The library's model in eval mode; it is left as it is.
         shape (tuple[int, int]): Height and width of the input, as far as they are fixed.
         dynamic_hw (bool): Leave height and width free. Defaults to False.
         raw (bool): Take normalized images. Defaults to False.
@@ -36,8 +37,10 @@ class Graph(nn.Module):
             dimensions.
     """
     outputs: dict[str, tuple[str, ...]] = {}
+    mean: Tensor | None
+    scale: Tensor | None
 
-    def __init__(self, model: nn.Module, shape: tuple[int, int], dynamic_hw: bool = False,
+    def __init__(self, model: BaseModel, shape: tuple[int, int], dynamic_hw: bool = False,
                  raw: bool = False, half: bool = False, logits: bool = False):
         super().__init__()
         self.shape = shape
@@ -48,22 +51,24 @@ class Graph(nn.Module):
         del self.network.data_preprocessor
         self.reverse = not takes_rgb(preprocessor)
         mean, std = normalization(preprocessor)
-        if raw or not (mean.any() or (std != 1).any()):
-            mean = std = None
-        elif isinstance(self.network.backbone, MobileOne):
+        normalizes = not raw and bool(mean.any() or (std != 1).any())
+        folds = normalizes and isinstance(self.network.backbone, MobileOne)
+        if folds:
             conv = self.network.backbone.stage0.branch_reparam
             conv.weight.data /= std.flip(0) if self.reverse else std
-            std = None
+        self._set_buffer('mean', mean if normalizes else None)
+        self._set_buffer('scale', 1 / std if normalizes and not folds else None)
         # Norms of necks and heads: some converters leave them as they are.
         self.network = fuse_conv_bn(self.network)
-        for name, value in (('mean', mean), ('scale', None if std is None else 1 / std)):
-            if value is None:  # not a buffer: torch.export 2.11 miscounts those that are None
-                setattr(self, name, None)
-            else:
-                self.register_buffer(name, value)
         self.half_network = half
         if half:
             self.network.half()
+
+    def _set_buffer(self, name: str, value: Tensor | None) -> None:
+        if value is None:  # a plain attribute: torch.export 2.11 miscounts buffers that are None
+            setattr(self, name, None)
+        else:
+            self.register_buffer(name, value)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         x = images.float()
@@ -86,13 +91,13 @@ class Graph(nn.Module):
         raise NotImplementedError
 
 
-def normalization(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
+def normalization(preprocessor: BaseDataPreprocessor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of a library's data preprocessor, each (3, 1, 1), in RGB."""
     if getattr(preprocessor, 'mean', None) is None:
         return torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
-    both = (value.detach().float().cpu().expand(3, 1, 1)
-            for value in (preprocessor.mean, preprocessor.std))
-    return tuple((value if takes_rgb(preprocessor) else value.flip(0)).clone() for value in both)
+    mean, std = (value.detach().float().cpu().expand(3, 1, 1).clone()
+                 for value in (preprocessor.mean, preprocessor.std))
+    return (mean, std) if takes_rgb(preprocessor) else (mean.flip(0), std.flip(0))
 
 
 class Classification(Graph):
@@ -152,7 +157,17 @@ class Detection(Graph):
         select (Callable): Non-maximum suppression, (boxes (N, P, 4), scores (N, P), IoU threshold,
             score threshold, K) → scores (N, P) with zeros where it suppressed.
     """
-    outputs = dict(boxes=('batch', 'places', 'x1, y1, x2, y2, score'), labels=('batch', 'places'))
+    outputs: dict[str, tuple[str, ...]] = dict(
+        boxes=('batch', 'places', 'x1, y1, x2, y2, score'), labels=('batch', 'places'))
+    means: Tensor
+    stds: Tensor
+    zero: Tensor
+    none: Tensor
+    across: Tensor
+    edges: Tensor
+    centres: Tensor
+    steps: Tensor
+    halves: Tensor
 
     def __init__(self, model, shape, select: Callable | None = None, **kwargs):
         if kwargs.get('logits'):
@@ -207,10 +222,9 @@ class Detection(Graph):
     def answer(self, outputs, images):
         levels = len(outputs) // 2
         channels = self.classes + (0 if self.sigmoid else 1)
-        scores = [_by_anchor(level, channels) for level in outputs[:levels]]
         deltas = [_by_anchor(level, 4) for level in outputs[levels:]]
         boxes = self._decode(torch.cat(deltas, dim=1), outputs[:levels], images)
-        scores, pairs = self._candidates(scores)
+        scores, pairs = self._candidates([_by_anchor(level, channels) for level in outputs[:levels]])
         # Not floor, which takes six operators for integers.
         anchors = torch.div(pairs, self.classes, rounding_mode='trunc').to(torch.int64)
         labels = pairs - anchors * self.classes
@@ -285,7 +299,7 @@ class Detection(Graph):
         return boxes.clamp(min=0).minimum(self.edges)
 
 
-def _check_head(head: nn.Module) -> None:
+def _check_head(head: BaseModule) -> None:
     """Raise InputError for a head, box coder or NMS that :class:`Detection` does not compute."""
     coder, cfg = head.bbox_coder, head.test_cfg
     nms = cfg.get('nms') or {}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 from mmengine.config import Config
-from torch import nn
+from mmengine.model import BaseModel
 
 from mmone.config import dataset_of, native_shape, type_name
 from mmone.datasets.shapes import make_sample
@@ -42,7 +42,7 @@ def prepare(cfg: Config, shape: tuple[int, int] | None, dynamic_hw: bool,
     as_it_is = read_image(files[0]).shape[:2] if files and not transforms else None
     size = shape or fixed or as_it_is or native_shape(cfg)
     if fixed != size and (fixed or not dynamic_hw):
-        transforms = _fitted(transforms, fixed, size)
+        transforms = _fitted(transforms, size)
     return size, transforms
 
 
@@ -64,27 +64,28 @@ def _transform(transform: dict) -> dict:
 
 def _fixed_size(transforms: Sequence[dict]) -> tuple[int, int] | None:
     """(height, width) of all images after the transforms; None where that depends on the image."""
-    last = transforms[-1] if transforms else dict(type=None)
-    if last['type'] == 'CenterCrop':
+    last = transforms[-1] if transforms else {}
+    if last.get('type') == 'CenterCrop':
         return tuple(last['crop_size'][::-1])
-    if last['type'] == 'Resize' and not last.get('keep_ratio'):
+    if last.get('type') == 'Resize' and not last.get('keep_ratio'):
         return tuple(last['scale'][::-1])
     return None
 
 
-def _fitted(transforms: Sequence[dict], fixed: tuple[int, int] | None, size: tuple[int, int]) -> list[dict]:
+def _fitted(transforms: Sequence[dict], size: tuple[int, int]) -> list[dict]:
     """The transforms with the last one changed, or one added, so that they give ``size``."""
-    last = transforms[-1]['type'] if transforms else None
-    if last == 'CenterCrop':
-        # The edge that is resized keeps its ratio to the crop, and so objects theirs.
-        scaled = [dict(step, scale=round(step['scale'] * max(size) / max(fixed)))
-                  if step['type'] == 'ResizeEdge' else step for step in transforms[:-1]]
-        return [*scaled, dict(transforms[-1], crop_size=list(size[::-1]))]
-    kept = transforms[:-1] if last == 'Resize' else transforms
+    last = transforms[-1] if transforms else {}
+    if last.get('type') == 'CenterCrop':
+        # The edge that is resized keeps its ratio to the crop: objects are as large in it as before.
+        ratio = max(size) / max(last['crop_size'])
+        scaled = [dict(step, scale=round(step['scale'] * ratio)) if step['type'] == 'ResizeEdge' else step
+                  for step in transforms[:-1]]
+        return [*scaled, dict(last, crop_size=list(size[::-1]))]
+    kept = transforms[:-1] if last.get('type') == 'Resize' else transforms
     return [*kept, dict(type='Resize', scale=list(size[::-1]), keep_ratio=False)]
 
 
-def check_shape(model: nn.Module, shape: tuple[int, int]) -> None:
+def check_shape(model: BaseModel, shape: tuple[int, int]) -> None:
     """Raise InputError if the data preprocessor would pad images of a size."""
     preprocessor = model.data_preprocessor
     divisor = getattr(preprocessor, 'pad_size_divisor', 1)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from mmone.errors import InputError
-from mmone.formats import FORMATS, SUFFIXES, format_of
+from mmone.formats import FORMATS, SUFFIXES, Format, format_of
 
 from .images import TRANSFORMS, read_image, resize
 from .metadata import KEY, digest, parse
@@ -47,11 +47,12 @@ class Runtime:
                  threads: int | None = None,
                  providers: Sequence[str] = ('CPUExecutionProvider', )):
         self.path = Path(path)
-        if format_of(path) is None:
+        name = format_of(path)
+        if name is None:
             raise InputError(f'{path} is no exported model: expected a file in {", ".join(SUFFIXES)}')
         if not self.path.exists():
             raise InputError(f'exported model {path} does not exist')
-        self.meta, self._compute = _open(self.path, threads, providers)
+        self.meta, self._compute = _open(self.path, FORMATS[name], threads, providers)
 
     @property
     def task(self) -> str:
@@ -149,7 +150,7 @@ class Runtime:
                         **{'class': names[label]})
         if self.task == 'detection':
             found = answer['labels'] >= 0
-            scale = np.float32([original[1] / size[1], original[0] / size[0]] * 2)
+            scale = np.array([original[1] / size[1], original[0] / size[0]] * 2, np.float32)
             return dict(boxes=[
                 dict(label=int(label), score=float(row[4]), box=(row[:4] * scale).tolist(),
                      **{'class': names[label]})
@@ -161,9 +162,8 @@ class Runtime:
             names[value]: count / labels.size for value, count in zip(values.tolist(), counts.tolist())})
 
 
-def _open(path: Path, threads: int | None, providers: Sequence[str]) -> tuple[dict, Callable]:
+def _open(path: Path, kind: Format, threads: int | None, providers: Sequence[str]) -> tuple[dict, Callable]:
     """The metadata of a file that is as it was written, and the function that computes it."""
-    kind = FORMATS[format_of(path)]
     try:
         text, compute = import_module(f'.{kind.backend}', __package__).open_model(path, threads, providers)
         meta = parse(text, path)

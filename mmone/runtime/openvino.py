@@ -10,7 +10,7 @@ def open_model(path: Path, threads: int | None, providers: Sequence[str]) -> tup
     import openvino
     core = openvino.Core()
     model = core.read_model(path)
-    options = {'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': 'f32'}
+    options: dict[str, str | int] = {'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': 'f32'}
     if threads:
         options['INFERENCE_NUM_THREADS'] = threads
     request = core.compile_model(model, 'CPU', options).create_infer_request()

@@ -13,7 +13,7 @@ def open_model(path: Path, threads: int | None, providers: Sequence[str]) -> tup
     """The text of a file's metadata, and a function from images to named outputs."""
     import torch
     import torchvision  # noqa: F401  registers torchvision::nms
-    found = {KEY: ''}
+    found: dict = {KEY: ''}  # text or bytes, as PyTorch's versions read it
     if path.suffix == '.pt':
         function = torch.jit.load(str(path), map_location='cpu', _extra_files=found)
     else:

@@ -280,8 +280,9 @@ class TestCoreml(FormatContract):
     def test_a_folder_is_replaced(self, model_of, tmp_path):
         path = tmp_path / 'Model.mlpackage'
         export_model(model_of('classification'), path, shape=(64, 96))
-        with pytest.raises(InputError, match='cannot write|exists'):
+        with pytest.raises(InputError, match='Model.mlpackage exists') as error:
             export_model(model_of('classification'), path, shape=(64, 64))
+        assert error.value.parameter == 'overwrite'
         export_model(model_of('classification'), path, shape=(64, 64), overwrite=True)
         assert Runtime(path).meta['input']['width'] == 64
         assert [file.name for file in tmp_path.iterdir()] == ['Model.mlpackage']

@@ -68,7 +68,7 @@ def write(graph: Graph, example: Tensor, dynamic: Sequence[str], half: bool, met
 def _remove_identities(graph) -> None:
     """Remove every Identity: the exporter leaves one where two layers have equal weights."""
     outputs = {output.name for output in graph.output}
-    names = {}
+    names: dict[str, str] = {}
     kept = []
     for node in graph.node:
         for i, name in enumerate(node.input):
