@@ -3,12 +3,15 @@
 The tests compare the C code with it. Layouts are those of the C code: x is (N, H, W, C), kernels are
 (branches, C, 9), statistics and their gradients are (branches, C), the skip branch last.
 """
+from collections.abc import Iterator
+
 import numpy as np
+from numpy import ndarray
 
 IDENTITY = (0, 0, 0, 0, 1, 0, 0, 0, 0)  # the skip branch as a 3×3 kernel
 
 
-def outputs(x, stride, dilation):
+def outputs(x: ndarray, stride: int, dilation: int) -> list[list[tuple | None]]:
     """For every output of a 3×3 convolution, the positions (n, h, w) of x under its taps; None in the padding."""
     images, height, width, _ = x.shape
     found = []
@@ -20,7 +23,7 @@ def outputs(x, stride, dilation):
     return found
 
 
-def branches(x, kernels, skip, stride, dilation):
+def branches(x: ndarray, kernels: ndarray, skip: bool, stride: int, dilation: int) -> Iterator[tuple]:
     """For every channel c and branch k: k, c, the kernel, the patch and the value of every output."""
     positions = outputs(x, stride, dilation)
     for c in range(x.shape[3]):
@@ -30,7 +33,7 @@ def branches(x, kernels, skip, stride, dilation):
             yield k, c, kernel, patches, [sum(w * p for w, p in zip(kernel, patch)) for patch in patches]
 
 
-def depthwise_statistics(x, kernels, skip, stride, dilation):
+def depthwise_statistics(x: ndarray, kernels: ndarray, skip: bool, stride: int, dilation: int) -> tuple[ndarray, ...]:
     """Mean and biased variance of every branch; covariance of its outputs with each tap; mean of each tap."""
     mean, var = np.zeros((2, len(kernels) + skip, x.shape[3]))
     products, patch_mean = np.zeros((len(kernels) + skip, x.shape[3], 9)), np.zeros((x.shape[3], 9))
@@ -44,7 +47,8 @@ def depthwise_statistics(x, kernels, skip, stride, dilation):
     return mean, var, products[:len(kernels)], patch_mean
 
 
-def depthwise_gradient(x, kernels, skip, stride, dilation, grad_mean, grad_var):
+def depthwise_gradient(x: ndarray, kernels: ndarray, skip: bool, stride: int, dilation: int, grad_mean: ndarray,
+                       grad_var: ndarray) -> tuple[ndarray, ndarray]:
     """Gradients of the kernels and of x, from those of the statistics."""
     positions = outputs(x, stride, dilation)
     grad_kernels, grad_x = np.zeros((len(kernels) + skip, x.shape[3], 9)), np.zeros(x.shape)
@@ -59,7 +63,7 @@ def depthwise_gradient(x, kernels, skip, stride, dilation, grad_mean, grad_var):
     return grad_kernels[:len(kernels)], grad_x
 
 
-def norm_sum(branches, mean, scale, bias, relu):
+def norm_sum(branches: list[ndarray], mean: ndarray, scale: ndarray, bias: ndarray, relu: bool) -> ndarray:
     """Sum of BatchNorms, and the ReLU if any, of y and, where there is a skip branch, x.
 
     ``branches`` are [y] or [y, x], each (rows, C); mean and scale γ / √(var + ε) are (branches, C), bias (C,).
@@ -71,7 +75,7 @@ def norm_sum(branches, mean, scale, bias, relu):
     return out
 
 
-def relu_gradient(out, grad):
+def relu_gradient(out: ndarray, grad: ndarray) -> ndarray:
     """The gradient behind the ReLU, from its output and the gradient of that."""
     found = np.zeros(grad.shape)
     for row, c in np.ndindex(found.shape):
@@ -79,7 +83,7 @@ def relu_gradient(out, grad):
     return found
 
 
-def norm_gradient_sums(branches, mean, grad):
+def norm_gradient_sums(branches: list[ndarray], mean: ndarray, grad: ndarray) -> ndarray:
     """Sums over the rows of the gradient behind the ReLU, alone and times each centred branch."""
     sums = np.zeros((1 + len(branches), grad.shape[1]))
     for row, c in np.ndindex(grad.shape):
@@ -89,7 +93,8 @@ def norm_gradient_sums(branches, mean, grad):
     return sums
 
 
-def norm_gradient(values, mean, scale, grad, slope, offset):
+def norm_gradient(values: ndarray, mean: ndarray, scale: ndarray, grad: ndarray, slope: ndarray,
+                  offset: ndarray) -> ndarray:
     """The gradient of y or x; slope and offset hold what comes through its variance and its mean."""
     out = np.zeros(values.shape)
     for row, c in np.ndindex(out.shape):

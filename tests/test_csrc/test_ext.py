@@ -7,7 +7,7 @@ from mmone.csrc import reference
 from mmone.models.blocks.branch_statistics import BranchSpec, DepthwiseCovariance, _ext
 from mmone.models.blocks.fused_branches import _norm_sum_args
 
-from ..pairwise import pairwise
+from ..covering import covering
 
 # Of the largest value of a tensor.
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-12}
@@ -60,9 +60,9 @@ def check_depthwise(channels, size, stride, dilation, num_kernels, skip, dtype, 
             assert_equal((grad_x - before).permute(0, 2, 3, 1), expected_x, dtype)
 
 
-# Sizes: one position; narrower than the kernel is wide; as wide as vectors of columns, and odd.
-@pytest.mark.parametrize('channels, size, stride, dilation, num_kernels, skip, dtype', pairwise(
-    CHANNELS, [(1, 1), (2, 5), (7, 4), (3, 21)], [1, 2, 3], [1, 2, 4], [1, 3], BOOLS, DTYPES), ids=str)
+# Sizes: one position; narrower than a dilated kernel; with runs of columns that are taken at once.
+@pytest.mark.parametrize('channels, size, stride, dilation, num_kernels, skip, dtype', covering(
+    CHANNELS, [(1, 1), (2, 5), (7, 4), (3, 21)], [1, 2, 3], [1, 2, 4], [1, 3], BOOLS, DTYPES, strength=3), ids=str)
 def test_depthwise_statistics_and_gradient(channels, size, stride, dilation, num_kernels, skip, dtype):
     check_depthwise(channels, size, stride, dilation, num_kernels, skip, dtype)
 
@@ -80,7 +80,7 @@ def test_sums_in_parts_and_images_by_several_threads(stride):
 
 # Rows: one, a few, and more than a chunk of 256. 4100 channels: a chunk is of 8 rows.
 @pytest.mark.parametrize('rows, channels, skip, relu, dtype', [
-    *pairwise([1, 7, 300], CHANNELS, BOOLS, BOOLS, DTYPES), (9, 4100, True, True, torch.float32)], ids=str)
+    *covering([1, 7, 300], CHANNELS, BOOLS, BOOLS, DTYPES), (9, 4100, True, True, torch.float32)], ids=str)
 def test_norm_sum_and_gradient(rows, channels, skip, relu, dtype):
     generator = torch.Generator().manual_seed(0)
 

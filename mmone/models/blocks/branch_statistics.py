@@ -25,11 +25,12 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.grad import conv2d_weight
 
 from mmone.compat import is_compiling
 
 try:
-    from mmone import _ext
+    from mmone import _ext  # type: ignore[attr-defined]
 except ImportError:  # installed without GCC, or not on Linux
     _ext = None
 
@@ -133,7 +134,7 @@ def gram(a: Tensor, b: Tensor) -> Tensor:
     """Σ a bᵀ over N, H and W of the channel vectors of two (N, C, H, W): (C, C)."""
     if a.device.type == 'cpu':
         # The gradient of a 1×1 convolution's kernel.
-        return torch.nn.grad.conv2d_weight(b, (a.shape[1], b.shape[1], 1, 1), a)[..., 0, 0]
+        return conv2d_weight(b, (a.shape[1], b.shape[1], 1, 1), a)[..., 0, 0]
     a, b = (values.transpose(0, 1).flatten(1) for values in (a, b))
     return a @ b.t()
 
@@ -229,7 +230,7 @@ class Direct:
         statistics = [channel_statistics(F.conv2d(x, kernel, None, *spec.conv_args))
                       for kernel in kernels[:spec.num_convs]]
         mean, var = (list(values) for values in zip(*statistics))
-        centre = ()
+        centre: tuple = ()
         if spec.skip or len(kernels) > spec.num_convs:
             centre = channel_statistics(spec.centre_pixels(x))
         for kernel in kernels[spec.num_convs:]:  # 1×1: multiples of the input
@@ -250,7 +251,7 @@ class Direct:
         offset = grad_mean / count - slope * mean
         scaled = kernels[:spec.num_convs] * slope[:spec.num_convs, :, None, None, None]
         # The 1×1 and the skip branch together: centre_slope * x + centre_offset.
-        centre_slope = centre_offset = 0
+        centre_slope, centre_offset = slope.new_zeros(2, slope.shape[1])
         if saved:
             centre_mean, centre_var = saved
             for i in range(spec.num_convs, len(kernels)):
@@ -263,8 +264,9 @@ class Direct:
                 centre_slope = centre_slope + slope[-1]
                 centre_offset = centre_offset + offset[-1]
 
-        grads = (None, ) * len(chunks(x)) if grad_x is None else chunks(grad_x)
-        for chunk, grad in zip(chunks(x), grads):
+        parts = chunks(x)
+        grads = [None] * len(parts) if grad_x is None else chunks(grad_x)
+        for chunk, grad in zip(parts, grads):
             for i in range(spec.num_convs):
                 grad_out = F.conv2d(chunk, scaled[i], offset[i], *spec.conv_args)
                 part, grad_kernel, _ = convolution_backward(grad_out, chunk, kernels[i], spec, grad is not None)
@@ -277,8 +279,8 @@ class Direct:
 
 
 def convolution_backward(grad_out: Tensor, x: Tensor, kernel: Tensor, spec: BranchSpec, with_input: bool,
-                         with_bias: bool = False) -> tuple[Tensor | None, Tensor, Tensor | None]:
-    """Gradients of a convolution's input, if asked for, its kernel, and its bias, if asked for."""
+                         with_bias: bool = False) -> tuple[Any, Tensor, Any]:
+    """Gradients of a convolution's input, kernel and bias; None for the input's and the bias's if not asked for."""
     return torch.ops.aten.convolution_backward(
         grad_out, x, kernel, [len(kernel)] if with_bias else None, (spec.stride, ) * 2, (spec.padding, ) * 2,
         (spec.dilation, ) * 2, False, (0, 0), spec.groups, (with_input, True, with_bias))
@@ -305,20 +307,20 @@ class DepthwiseCovariance:
         x = x.contiguous(memory_format=torch.channels_last)
         in_place = grad_x is None or (
             grad_x.dtype == x.dtype and grad_x.is_contiguous(memory_format=torch.channels_last))
-        total = grad_x if in_place else torch.zeros_like(x)
+        total: Any = grad_x if in_place else torch.zeros_like(x)
         groups = [_tap_groups(size, spec.stride, spec.dilation) for size in x.shape[2:]]
         _ext.depthwise_gradient(
             x.dtype == torch.float64, (*x.shape, spec.stride, spec.dilation), x.data_ptr(),
             kernels.data_ptr(), len(kernels), spec.skip, products.data_ptr(), patch_mean.data_ptr(),
             grad_mean.data_ptr(), grad_var.data_ptr(), grad_kernels.data_ptr(),
-            0 if grad_x is None else total.data_ptr(),
+            0 if total is None else total.data_ptr(),
             *((len(arrays[0]), *(array.data_ptr() for array in arrays)) for arrays in groups))
-        if not in_place:
+        if grad_x is not None and not in_place:
             grad_x += total
 
 
 @lru_cache(maxsize=256)
-def _tap_groups(size: int, stride: int, dilation: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _tap_groups(size: int, stride: int, dilation: int) -> tuple[Tensor, ...]:
     """Rows of x (or columns) grouped by which taps of a 3×3 kernel read them.
 
     With stride 1 and dilation 1, all three rows of taps read an inner row; no output has the first row of
@@ -344,7 +346,8 @@ def is_compiled(x: Tensor) -> bool:
     return _ext is not None and x.device.type == 'cpu' and not is_compiling()
 
 
-def statistics_method(x: Tensor, spec: BranchSpec) -> type:
+def statistics_method(x: Tensor,
+                      spec: BranchSpec) -> type[Covariance] | type[DepthwiseCovariance] | type[Direct]:
     """The class that computes the statistics for an input like ``x``."""
     if spec.groups == 1:
         return Covariance

@@ -12,7 +12,7 @@ computes and stores its output, then normalizes it, adds the skip branch and app
 The gradients are those of the branches, including what comes through the statistics.
 """
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -37,13 +37,16 @@ from .branch_statistics import (
 )
 from .running_statistics import update_running_statistics
 
+if TYPE_CHECKING:
+    from .mobileone_block import MobileOneBlock
+
 # Norms with one of these forward passes compute what is computed here.
 FUSABLE = (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward)
 # Whether torch.compile can trace the autograd functions below.
 TRACEABLE = digit_version(torch.__version__) >= digit_version('2.3')
 
 
-def forward_block(block: nn.Module, x: Tensor) -> Tensor | None:
+def forward_block(block: 'MobileOneBlock', x: Tensor) -> Tensor | None:
     """The output of a :class:`MobileOneBlock` in training form, computed as one convolution.
 
     Updates the running statistics of the norms as the branches would.
@@ -74,17 +77,16 @@ def forward_block(block: nn.Module, x: Tensor) -> Tensor | None:
     return out if relu else block.act(block.se(out))
 
 
-def _fusable(norms: tuple[nn.Module, ...]) -> bool:
+def _fusable(norms: tuple[Any, ...]) -> bool:
     """Whether all norms are BatchNorms of one kind that normalize by the batch's statistics."""
     if is_compiling() and not TRACEABLE:
         return False
     first = norms[0]
     return type(first).forward in FUSABLE and all(
-        norm.training and type(norm) is type(first)
-        and (norm.eps, norm.momentum) == (first.eps, first.momentum) for norm in norms)
+        norm.training and type(norm) is type(first) and norm.eps == first.eps for norm in norms)
 
 
-def _process_group(norm: nn.Module) -> Any:
+def _process_group(norm: Any) -> Any:
     """The processes over which a SyncBatchNorm takes its statistics; None if only over this one."""
     if isinstance(norm, nn.SyncBatchNorm) and dist.is_available() and dist.is_initialized():
         return norm.process_group or dist.group.WORLD

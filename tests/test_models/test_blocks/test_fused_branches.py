@@ -12,15 +12,13 @@ from torch import nn
 from mmone import InputError
 from mmone.models import MobileOne
 from mmone.models.blocks import branch_statistics, fused_branches
-from mmone.models.blocks.branch_statistics import Covariance, DepthwiseCovariance, Direct
 from mmone.models.blocks.mobileone_block import MobileOneBlock
 
-# in, out, kernel, groups
-DENSE = [(3, 8, 3, 1), (8, 8, 3, 1), (8, 8, 1, 1), (8, 12, 1, 1)]
-# Less than a vector of channels, one, and more.
-DEPTHWISE = [(5, 5, 3, 5), (16, 16, 3, 16), (37, 37, 3, 37)]
+from ...covering import covering
+
 FORMATS = [torch.contiguous_format, torch.channels_last]
-# What the block's input, or every parameter, differs by is measured against the largest of its kind.
+WAYS = ['compiled', 'PyTorch alone']
+# Of the largest value of a kind: outputs, gradients of the input, gradients of all parameters.
 EXACT = 1e-9
 
 
@@ -57,78 +55,71 @@ def distances(found, expected):
             for name, value in expected.items()}
 
 
-@pytest.fixture(params=['compiled', 'PyTorch alone'])
+@pytest.fixture(params=WAYS)
 def ways(request, monkeypatch):
+    """With the compiled module, and without it."""
     if request.param == 'compiled':
         assert branch_statistics._ext is not None, 'the compiled module was not built'
     else:
         monkeypatch.setattr(branch_statistics, '_ext', None)
-    return request.param
 
 
-@pytest.mark.parametrize('memory_format', FORMATS)
-@pytest.mark.parametrize('size', [(9, 12), (7, 7), (1, 5), (2, 2)], ids=str)
-@pytest.mark.parametrize('dilation', [1, 2, 4])
-@pytest.mark.parametrize('stride', [1, 2])
-@pytest.mark.parametrize('k', [1, 4])
-@pytest.mark.parametrize('shape', DEPTHWISE, ids=str)
-def test_depthwise_equals_branches(shape, k, stride, dilation, size, memory_format, moved, ways):
-    torch.manual_seed(0)
-    channels, _, kernel_size, groups = shape
-    separate, fused = twins(
-        MobileOneBlock(channels, channels, kernel_size, k, stride, dilation=dilation, groups=groups), moved)
-    x = torch.randn(3, channels, *size, dtype=torch.float64).contiguous(memory_format=memory_format) + 0.5
+def normal(*shape, memory_format=torch.contiguous_format, mean=0.5):
+    return torch.randn(*shape, dtype=torch.float64).contiguous(memory_format=memory_format) + mean
+
+
+def assert_exact(block, x, moved):
+    separate, fused = twins(block, moved)
     assert max(distances(trained(fused, x), trained(separate, x)).values()) < EXACT
 
 
-@pytest.mark.parametrize('memory_format', FORMATS)
-@pytest.mark.parametrize('size', [(9, 12), (7, 7), (1, 5)], ids=str)
-@pytest.mark.parametrize('geometry', [(1, 1), (2, 1), (1, 2), (2, 2)], ids=str)
-@pytest.mark.parametrize('k', [1, 4])
-@pytest.mark.parametrize('shape', DENSE, ids=str)
-def test_dense_equals_branches(shape, k, geometry, size, memory_format, moved):
-    torch.manual_seed(0)
-    stride, dilation = geometry
-    separate, fused = twins(
-        MobileOneBlock(*shape[:3], k, stride, dilation=dilation, groups=shape[3]), moved)
-    x = torch.randn(3, shape[0], *size, dtype=torch.float64).contiguous(memory_format=memory_format) + 0.5
-    assert max(distances(trained(fused, x), trained(separate, x)).values()) < EXACT
+# Channels: less than a vector of them, one, and more.
+@pytest.mark.parametrize('channels, k, stride, dilation, size, memory_format, ways', covering(
+    [5, 16, 37], [1, 4], [1, 2], [1, 2, 4], [(9, 12), (7, 7), (1, 5), (2, 2)], FORMATS, WAYS),
+    ids=str, indirect=['ways'])
+def test_depthwise_equals_branches(channels, k, stride, dilation, size, memory_format, moved, ways):
+    block = MobileOneBlock(channels, channels, 3, k, stride, dilation=dilation, groups=channels)
+    assert_exact(block, normal(3, channels, *size, memory_format=memory_format), moved)
 
 
-@pytest.mark.parametrize('use_scale', [True, False])
-@pytest.mark.parametrize('use_skip', [True, False])
-@pytest.mark.parametrize('shape', [(6, 6, 3, 1), (6, 6, 3, 6), (6, 6, 5, 6)], ids=str)
-def test_every_set_of_branches(shape, use_scale, use_skip, moved, ways):
-    torch.manual_seed(0)
-    separate, fused = twins(
-        MobileOneBlock(*shape[:3], 2, groups=shape[3], use_scale=use_scale, use_skip=use_skip), moved)
-    x = torch.randn(2, 6, 8, 7, dtype=torch.float64)
-    assert max(distances(trained(fused, x), trained(separate, x)).values()) < EXACT
+@pytest.mark.parametrize('shape, k, stride, dilation, size, memory_format', [
+    *covering([(3, 8, 3), (8, 8, 3), (8, 8, 1), (8, 12, 1)], [1, 4], [1, 2], [1, 2], [(9, 12), (7, 7), (1, 5)],
+              FORMATS),
+    ((8, 8, 1), 1, 2, 1, (9, 12), torch.channels_last)], ids=str)  # its stride alone keeps it from one pass
+def test_dense_equals_branches(shape, k, stride, dilation, size, memory_format, moved):
+    block = MobileOneBlock(*shape, k, stride, dilation=dilation)
+    assert_exact(block, normal(3, shape[0], *size, memory_format=memory_format), moved)
+
+
+@pytest.mark.parametrize('kernel_size, groups, scale_and_skip, ways', covering(
+    [3, 5], [1, 6], [(True, True), (True, False), (False, True), (False, False)], WAYS), ids=str, indirect=['ways'])
+def test_every_set_of_branches(kernel_size, groups, scale_and_skip, moved, ways):
+    use_scale, use_skip = scale_and_skip
+    block = MobileOneBlock(6, 6, kernel_size, 2, groups=groups, use_scale=use_scale, use_skip=use_skip)
+    assert_exact(block, normal(2, 6, 8, 7, mean=0), moved)
 
 
 def test_large_matrices_equal_branches(moved):
     # Their products are taken as convolutions, and their positions in several parts.
-    separate, fused = twins(MobileOneBlock(160, 144, 1, 4), moved)
     x = torch.rand(9, 160, 40, 40, dtype=torch.float64)
     assert x.numel() > branch_statistics.CHUNK and 160**2 > branch_statistics.LARGE
-    assert max(distances(trained(fused, x), trained(separate, x)).values()) < EXACT
+    assert_exact(MobileOneBlock(160, 144, 1, 4), x, moved)
 
 
-@pytest.mark.parametrize('size', [(9, 12), (1, 1), (40, 33)], ids=str)
-@pytest.mark.parametrize('act', ['ReLU', 'Tanh', 'SE'])
-@pytest.mark.parametrize('shape', [(8, 8), (8, 12), (1, 1), (1, 3), (37, 37), (400, 24)], ids=str)
+@pytest.mark.parametrize('shape, act, size', covering(
+    [(8, 8), (8, 12), (1, 1), (1, 3), (37, 37), (400, 24)], ['ReLU', 'Tanh', 'SE'], [(9, 12), (1, 1), (17, 16)]),
+    ids=str)
 def test_one_pass_equals_branches(shape, act, size, moved, monkeypatch):
     calls = []
     real = fused_branches.NormalizedConvolution.apply
     monkeypatch.setattr(fused_branches.NormalizedConvolution, 'apply', lambda *args: calls.append(1) or real(*args))
-    torch.manual_seed(0)
     separate, fused = twins(MobileOneBlock(*shape, 1, 1, se_cfg=dict() if act == 'SE' else None), moved)
     if act != 'Tanh':
         separate.act, fused.act = nn.ReLU(), nn.ReLU(inplace=True)
-    x = torch.randn(3, shape[0], *size, dtype=torch.float64).contiguous(memory_format=torch.channels_last) + 0.5
+    x = normal(3, shape[0], *size, memory_format=torch.channels_last)
     assert max(distances(trained(fused, x), trained(separate, x)).values()) < EXACT
     assert calls
-    # Of an image nothing is asked, and what comes back from a mean is one value seen many times.
+    # An input that needs no gradient, such as an image; and the expanded gradient that a mean passes on.
     for block in (separate, fused):
         block.zero_grad()
         block(x).mean().backward()
@@ -136,8 +127,24 @@ def test_one_pass_equals_branches(shape, act, size, moved, monkeypatch):
         torch.testing.assert_close(found.grad, expected.grad, rtol=1e-9, atol=1e-12)
 
 
+def test_one_pass_is_for_what_its_c_code_is_for(monkeypatch):
+    x = torch.empty(2, 8, 4, 4).contiguous(memory_format=torch.channels_last)
+    spec = branch_statistics.BranchSpec(1, 1, 1, 1, 1, True, 1e-5)
+
+    def taken(x=x, **changed):
+        return fused_branches.is_one_pass(x, spec._replace(**changed))
+
+    assert taken() and taken(x.double()) and taken(skip=False)
+    assert not any(taken(**{name: 2}) for name in ('kernel_size', 'stride', 'groups', 'num_convs'))
+    assert not taken(x.contiguous()) and not taken(x.bfloat16()) and not taken(x.to('meta'))
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        assert not taken()
+    monkeypatch.setattr(branch_statistics, '_ext', None)
+    assert not taken()
+
+
 def test_the_same_numbers_each_time():
-    # Whatever thread is done first.
+    # Whichever thread finishes first.
     model = MobileOne('s1', channels_last=True, branch_mode='fused').train()
     x = torch.randn(4, 3, 96, 96)
     threads = torch.get_num_threads()
@@ -150,71 +157,67 @@ def test_the_same_numbers_each_time():
         assert torch.equal(value, second[name]), name
 
 
-@pytest.mark.parametrize('memory_format', FORMATS)
-@pytest.mark.parametrize('arch', ['s0', 's1', 's2', 's3', 's4'])
-def test_networks_equal_branches(arch, memory_format, ways):
-    torch.manual_seed(0)
-    model = MobileOne(arch, branch_mode='separate')
+def assert_networks_exact(arch, x, **options):
+    model = MobileOne(arch, branch_mode='separate', **options)
     model.init_weights()
     model.double().train()
-    twin = MobileOne(arch, branch_mode='fused').double().train()
+    twin = MobileOne(arch, branch_mode='fused', **options).double().train()
     assert model.state_dict().keys() == twin.state_dict().keys()
     twin.load_state_dict(model.state_dict())
-    x = torch.randn(4, 3, 97, 64, dtype=torch.float64).contiguous(memory_format=memory_format)
     assert max(distances(trained(twin, x), trained(model, x)).values()) < EXACT
+
+
+# S1 to S3 differ from S0, with up to four convolution branches, and from S4, with SE, in widths only.
+@pytest.mark.parametrize('arch, memory_format, ways', covering(['s0', 's4'], FORMATS, WAYS), ids=str, indirect=['ways'])
+def test_networks_equal_branches(arch, memory_format, ways):
+    assert_networks_exact(arch, normal(2, 3, 65, 64, memory_format=memory_format, mean=0))
 
 
 @pytest.mark.parametrize('strides, dilations', [((2, 2, 2, 1), (1, 1, 1, 2)),
                                                 ((2, 2, 1, 1), (1, 1, 2, 4))], ids=['d16', 'd8'])
 def test_dilated_networks_equal_branches(strides, dilations):
-    torch.manual_seed(0)
-    options = dict(strides=strides, dilations=dilations, out_indices=(0, 2, 3))
-    model = MobileOne('s0', branch_mode='separate', **options)
-    model.init_weights()
-    model.double().train()
-    twin = MobileOne('s0', branch_mode='fused', **options).double().train()
-    twin.load_state_dict(model.state_dict())
-    x = torch.randn(2, 3, 64, 65, dtype=torch.float64)
-    assert max(distances(trained(twin, x), trained(model, x)).values()) < EXACT
+    assert_networks_exact('s0', normal(2, 3, 64, 65, mean=0), strides=strides, dilations=dilations,
+                          out_indices=(0, 2, 3))
 
 
-def rounding(block, x, moved, run=lambda function: function()):
+def rounding(block, x, moved, run=lambda function, *args: function(*args)):
     """How far separate and fused float32 are from float64 branches: name -> (separate, fused)."""
     separate, fused = twins(block, moved, torch.float32)
     exact = trained(copy.deepcopy(separate).double(), x.double())
-    return {name: (of_separate, of_fused) for (name, of_separate), of_fused in zip(
-        distances(run(lambda: trained(separate, x)), exact).items(),
-        distances(run(lambda: trained(fused, x)), exact).values())}
+    errors = [distances(run(trained, module, x), exact) for module in (separate, fused)]
+    return {name: tuple(error[name] for error in errors) for name in exact}
 
 
-BLOCKS = [(3, 24, 3, 1, 1, 2), (24, 24, 3, 24, 4, 1), (24, 24, 3, 24, 1, 2), (24, 24, 1, 1, 4, 1), (24, 40, 1, 1, 4, 1),
-          (24, 24, 1, 1, 1, 1), (24, 40, 1, 1, 1, 1)]
+BLOCKS = {
+    'stem': dict(in_channels=3, out_channels=24, kernel_size=3, num_convs=1, stride=2),
+    'depthwise': dict(in_channels=24, out_channels=24, kernel_size=3, num_convs=4, groups=24),
+    'depthwise, stride 2': dict(in_channels=24, out_channels=24, kernel_size=3, num_convs=1, stride=2, groups=24),
+    'pointwise': dict(in_channels=24, out_channels=24, kernel_size=1, num_convs=4),
+    'pointwise, no skip': dict(in_channels=24, out_channels=40, kernel_size=1, num_convs=4),
+    'single pointwise': dict(in_channels=24, out_channels=24, kernel_size=1, num_convs=1),
+    'single pointwise, no skip': dict(in_channels=24, out_channels=40, kernel_size=1, num_convs=1),
+}
 
 
-@pytest.mark.parametrize('mean', [0.5, 1000])
-@pytest.mark.parametrize('shape', BLOCKS, ids=str)
-def test_rounding_is_at_most_twice_that_of_the_branches(shape, mean, moved, ways):
-    torch.manual_seed(0)
-    channels, width, kernel_size, groups, k, stride = shape
-    block = MobileOneBlock(channels, width, kernel_size, k, stride, groups=groups)
-    x = (torch.randn(8, channels, 32, 32) + mean).contiguous(memory_format=torch.channels_last)
+@pytest.mark.parametrize('block, mean, ways', covering(list(BLOCKS), [0.5, 1000], WAYS), ids=str, indirect=['ways'])
+def test_rounding_is_at_most_twice_that_of_the_branches(block, mean, moved, ways):
+    block = MobileOneBlock(**BLOCKS[block])
+    x = (torch.randn(8, block.in_channels, 32, 32) + mean).contiguous(memory_format=torch.channels_last)
     both = rounding(block, x, moved)
-    # Of each kind the worst: single values are lucky in one mode or the other.
+    # The worst of each kind: single values are lucky in one mode or the other.
     for kind in ('output', 'input', 'gradient', 'running_mean', 'running_var'):
         worst = [max(pair[i] for name, pair in both.items() if kind in name) for i in range(2)]
         assert worst[1] <= 2 * worst[0] + 1e-6, kind
 
 
-@pytest.mark.parametrize('shape', BLOCKS, ids=str)
-def test_rounding_of_bfloat16_is_at_most_twice_that_of_the_branches(shape, moved, ways):
-    torch.manual_seed(0)
-    channels, width, kernel_size, groups, k, stride = shape
-    block = MobileOneBlock(channels, width, kernel_size, k, stride, groups=groups)
-    x = torch.randn(8, channels, 32, 32).bfloat16().float()  # what autocast makes of it
+@pytest.mark.parametrize('block', BLOCKS)
+def test_rounding_of_bfloat16_is_at_most_twice_that_of_the_branches(block, moved, ways):
+    block = MobileOneBlock(**BLOCKS[block])
+    x = torch.randn(8, block.in_channels, 32, 32).bfloat16().float()  # as autocast rounds it
 
-    def run(function):
+    def run(function, *args):
         with torch.autocast('cpu', dtype=torch.bfloat16):
-            return function()
+            return function(*args)
 
     both = rounding(block, x, moved, run)
     for kind in ('output', 'input', 'gradient', 'running_mean', 'running_var'):
@@ -266,7 +269,7 @@ OPTIONS = {
     'cumulative average': dict(norm_cfg=dict(type='BN', momentum=None)),
     'frozen affine': dict(norm_cfg=dict(type='BN', requires_grad=False)),
     'SyncBN alone': dict(norm_cfg=dict(type='SyncBN')),
-}  # yapf: disable
+}
 TINY = dict(num_blocks=(1, 2, 1, 1), width_factor=(0.25, 0.25, 0.25, 0.125), num_conv_branches=(3, 2, 1, 2),
             num_se_blocks=(0, 1, 0, 0))
 
@@ -305,7 +308,7 @@ def test_torch_compile_of_the_whole_model():
     model = MobileOne(TINY, branch_mode='fused').double().train()
     x = torch.randn(4, 3, 64, 64, dtype=torch.float64)
     expected = trained(copy.deepcopy(model), x)
-    found = trained(torch.compile(model, backend='aot_eager'), x)
+    found = trained(torch.compile(model, backend='aot_eager', fullgraph=fused_branches.TRACEABLE), x)
     found = {name.replace('_orig_mod.', ''): value for name, value in found.items()}
     assert max(distances(found, expected).values()) < EXACT
 
@@ -335,7 +338,7 @@ def test_one_value_a_channel_is_batch_norms_own_error(shape):
     assert messages[0] == messages[1]
 
 
-def test_evaluation_and_foreign_norms_are_separate(monkeypatch):
+def test_evaluation_and_other_norms_are_separate(monkeypatch):
     def fail(*args):
         raise AssertionError('fused')
 
@@ -345,6 +348,9 @@ def test_evaluation_and_foreign_norms_are_separate(monkeypatch):
     block.eval()(x)
     block.train().branch_norm.eval()
     block(x)
+    block.train().branch_norm.eps = 1e-3
+    block(x)
+    block.branch_norm.eps = 1e-5
 
     class Norm(nn.BatchNorm2d):
 
@@ -387,16 +393,6 @@ def test_auto_takes_what_was_measured_to_be_faster(monkeypatch):
     assert fuses(MobileOneBlock(16, 16, 3, 4, groups=16), 16, 16, 28, 28)
     spec = branch_statistics.BranchSpec(3, 1, 1, 16, 4, True, 1e-5)
     assert not fused_branches.is_faster(torch.empty(64, 16, 56, 56, device='meta'), spec)  # not measured there
-
-
-def test_ways(monkeypatch):
-    x = torch.empty(1, 8, 4, 4)
-    spec = branch_statistics.BranchSpec(3, 1, 1, 8, 2, True, 1e-5)
-    assert branch_statistics.statistics_method(x, spec) is DepthwiseCovariance
-    assert branch_statistics.statistics_method(x, spec._replace(groups=1)) is Covariance
-    assert branch_statistics.statistics_method(x, spec._replace(kernel_size=5)) is Direct
-    monkeypatch.setattr(branch_statistics, '_ext', None)
-    assert branch_statistics.statistics_method(x, spec) is Direct
 
 
 def test_unknown_modes_and_groups_that_do_not_fuse_are_named():
