@@ -3,6 +3,7 @@ import functools
 import importlib.util
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -23,15 +24,18 @@ WIDTHS = (32, 64)  # of its last two stages
 
 
 def small(name):
-    """A config of the model zoo with a small backbone and narrow heads."""
+    """A config of the model zoo with a small backbone, narrow heads, and for a detector four levels of six."""
     cfg = get_config(name, deploy=False)
     model = cfg.model
     model.backbone.arch = ARCH
     if 'head' in model:
         model.head.in_channels = WIDTHS[1]
     elif 'bbox_head' in model:
-        model.neck.in_channels = WIDTHS
-        model.neck.out_channels = model.bbox_head.in_channels = (*WIDTHS, 32, 32, 16, 16)
+        model.neck.update(in_channels=WIDTHS, out_channels=(*WIDTHS, 32, 16), level_strides=(2, 2),
+                          level_paddings=(1, 1))
+        model.bbox_head.in_channels = model.neck.out_channels
+        for key in ('strides', 'ratios', 'min_sizes', 'max_sizes'):
+            model.bbox_head.anchor_generator[key] = model.bbox_head.anchor_generator[key][:4]
     else:
         model.decode_head.update(in_channels=WIDTHS[1], channels=16)
         model.auxiliary_head.update(in_channels=WIDTHS[0], channels=16)
@@ -76,6 +80,15 @@ def softened(state_dict):
 def model_of(build):
     """The small model of a task, deployed; tests share it."""
     return functools.cache(lambda task: build(small(NAMES[task]), change=softened))
+
+
+@pytest.fixture(scope='session')
+def folder(tmp_path_factory):
+    """Four images to compare on."""
+    folder = tmp_path_factory.mktemp('images')
+    for i in range(4):
+        cv2.imwrite(str(folder / f'{i}.png'), make_sample(1, i, 96).image)
+    return folder
 
 
 def photographs(shape, count, seed=1):

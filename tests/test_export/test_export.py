@@ -45,6 +45,7 @@ def test_a_model_with_branches_is_exported_deployed(build, tmp_path):
     report = export_model(model, tmp_path / 'model.onnx', shape=(64, 64), logits=True)
     blocks, se_blocks = 1 + 2 * 4, 2
     assert report.operators['Conv'] == blocks + 2 * se_blocks and report.meta['source'] is None
+    assert 'against PyTorch on 8 generated images: scores' in str(report)
     assert model.training and not model.backbone.deploy and before.keys() == model.state_dict().keys()
     assert all(value.equal(before[key]) for key, value in model.state_dict().items())
     assert_same(model.eval(), Runtime(tmp_path / 'model.onnx'), photographs((64, 64), 2))
