@@ -77,8 +77,8 @@ def _fitted(transforms: Sequence[dict], size: tuple[int, int]) -> list[dict]:
     last = transforms[-1] if transforms else {}
     if last.get('type') == 'CenterCrop':
         # The edge that is resized keeps its ratio to the crop: objects are as large in it as before.
-        ratio = max(size) / max(last['crop_size'])
-        scaled = [dict(step, scale=round(step['scale'] * ratio)) if step['type'] == 'ResizeEdge' else step
+        crop = max(last['crop_size'])
+        scaled = [dict(step, scale=round(step['scale'] * max(size) / crop)) if step['type'] == 'ResizeEdge' else step
                   for step in transforms[:-1]]
         return [*scaled, dict(last, crop_size=list(size[::-1]))]
     kept = transforms[:-1] if last.get('type') == 'Resize' else transforms
