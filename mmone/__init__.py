@@ -37,7 +37,7 @@ class _AddNameWhenImported(importlib.abc.MetaPathFinder):
                 execute(module)
                 _add_name()
 
-            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]  # on purpose
         return spec
 
 

@@ -71,7 +71,7 @@ def _renaming(loader: Callable) -> Callable:
                     return checkpoint
             raise
 
-    load.renames_mobileone = True  # type: ignore[attr-defined]
+    load.renames_mobileone = True  # type: ignore[attr-defined]  # typeshed gives functions no attributes
     return load
 
 
