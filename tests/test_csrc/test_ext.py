@@ -78,6 +78,31 @@ def test_sums_in_parts_and_images_by_several_threads(stride):
         torch.set_num_threads(threads)
 
 
+def test_no_variance_is_negative():
+    # All images alike, and one pixel each: no output varies but by rounding.
+    x = channels_last(torch.randn(1, 64, 1, 1, dtype=torch.float64).repeat(7, 1, 1, 1) + 1)
+    kernels = torch.randn(4, 64, 1, 3, 3, dtype=torch.float64)
+    _, var, _ = DepthwiseCovariance.forward(x, kernels, BranchSpec(3, 1, 1, 64, 4, False, 1e-5))
+    assert 0 <= var.min() and var.max() < 1e-12
+
+
+def test_sums_of_many_terms_do_not_round_more():
+    # Equal terms, whose rounding in one long sum of float32 would add up to 1e-3.
+    signs = channels_last(torch.randint(2, (1, 1, 1 << 14, 4)) * 2.0 - 1)
+    spec = BranchSpec(3, 1, 1, 1, 1, True, 1e-5)
+    kernels = torch.randn(1, 1, 1, 3, 3)
+    found, expected = (DepthwiseCovariance.forward(channels_last(1.1 * signs.to(dtype)), kernels.to(dtype), spec)
+                       for dtype in DTYPES)
+    torch.testing.assert_close(found[1].double(), expected[1], rtol=1e-5, atol=0)
+    torch.testing.assert_close(found[2][0], expected[2][0], rtol=0, atol=1e-5)
+
+    y, zero, one = torch.zeros(1 << 16, 1, 1, 1), torch.zeros(1, 1), torch.ones(1, 1)
+    grad, sums = torch.full_like(y, 1.1), torch.empty(2, 1)
+    args = _norm_sum_args(y, y, zero, one, zero, spec._replace(kernel_size=1, skip=False))
+    _ext.norm_gradient_sums(*args, grad.data_ptr(), sums.data_ptr())
+    torch.testing.assert_close(sums[0].double(), grad.double().sum()[None], rtol=1e-5, atol=0)
+
+
 # Rows: one, a few, and more than a chunk of 256. 4100 channels: a chunk is of 8 rows.
 @pytest.mark.parametrize('rows, channels, skip, relu, dtype', [
     *covering([1, 7, 300], CHANNELS, BOOLS, BOOLS, DTYPES), (9, 4100, True, True, torch.float32)], ids=str)
