@@ -185,6 +185,8 @@ class Environment:
             'MAX_JOBS': os.environ.get('MAX_JOBS') or str(os.cpu_count()),
             'CFLAGS': '-g0 -O2',
             'CXXFLAGS': '-g0 -O2',
+            'CXX': str(REQUIREMENTS / 'precompiled_cxx.py'),
+            'MMONE_CXX': os.environ.get('CXX', 'c++'),
             **({'FORCE_CUDA': '1'} if with_cuda() else {'CUDA_VISIBLE_DEVICES': ''}),
         }
         folder = self.state / 'wheel'
@@ -246,9 +248,10 @@ class Environment:
                     self.log.write(chunk)
                     self.log.flush()
                     tail = tail[-64:] + chunk
-                    for done, total in NINJA_PROGRESS.findall(tail):
-                        progress = f', {int(done)} of {int(total)} files'
                 now = time.monotonic()
+                for done, total in NINJA_PROGRESS.findall(tail):
+                    left = (now - start) * (int(total) - int(done)) / int(done)
+                    progress = f', {int(done)} of {int(total)} files, about {duration(left)} left'
                 if now - shown >= (1 if sys.stdout.isatty() else 15):
                     shown = now
                     self.say(f'{doing} ({duration(now - start)}{progress})', final=False)
