@@ -11,7 +11,7 @@ from mmengine.runner.base_loop import BaseLoop
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.utils import digit_version
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from .version import __version__
 
@@ -76,12 +76,12 @@ def endless_iterator(loader: DataLoader) -> Iterator:
     return loops._InfiniteDataloaderIterator(loader)
 
 
-def restart_sampler(sampler: InfiniteSampler) -> None:
+def restart_sampler(sampler: Sampler) -> None:
     """Let a sampler go by its ``seed`` from the beginning: an endless one has begun. Others do it anyway.
 
     ``InfiniteSampler._indices_of_rank``, seen in mmengine 0.8 to 0.10.
     """
-    if hasattr(sampler, '_indices_of_rank'):
+    if isinstance(sampler, InfiniteSampler):  # mmdet's MultiSourceSampler has another of that name
         sampler.indices = sampler._indices_of_rank()
 
 
