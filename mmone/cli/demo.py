@@ -5,11 +5,14 @@ evaluated with its branches, deployed, and as an ONNX file; a table and a pictur
 """
 import json
 import os
+import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -20,9 +23,12 @@ EXAMPLES = """\
 example:
   mmone demo
 """
-IMAGES, SEED, VAL_FRACTION = 2500, 0, 0.2
+IMAGES, SEED, VAL_FRACTION = 1800, 0, 0.2
 LATENCY_RUNS = 50
-PICTURES = 4
+PICTURES = 2
+# What a task is doing when its log has the line, and which part of its time has gone by then.
+STAGES = ((r'Epoch\(train\) +\[(\d+)\]\[ *(\d+)/(\d+)\]', 'training', 0.0), (r'Epoch\(test\)', 'evaluating', 0.85),
+          (r'^exporting', 'exporting', 0.95))
 
 
 class Task(NamedTuple):
@@ -41,13 +47,12 @@ class Task(NamedTuple):
 
 
 TASKS = (
-    Task('classification', 'classification/mobileone-s0_1xb32-12e_shapes-96x96.py',
-         'accuracy/top1', 1),
-    Task('detection', 'detection/ssdlite_mobileone-s0_1xb16-4e_shapes-160x160.py',
-         'coco/bbox_mAP_50', 100),
-    Task('segmentation', 'segmentation/mobileone-s0-d8_deeplabv3_1xb16-3e_shapes-96x96.py',
-         'mIoU', 1),
+    Task('classification', 'classification/mobileone-s0_1xb32-12e_shapes-96x96.py', 'accuracy/top1', 1),
+    Task('detection', 'detection/ssdlite_mobileone-s0_1xb16-4e_shapes-160x160.py', 'coco/bbox_mAP_50', 100),
+    Task('segmentation', 'segmentation/mobileone-s0-d8_deeplabv3_1xb16-3e_shapes-96x96.py', 'mIoU', 1),
 )
+COLUMNS = ('task', 'metric', 'with branches', 'deployed', 'ONNX', 'parameters', 'deployed', 'latency ms', 'deployed',
+           'ONNX', 'ONNX file MB', 'seconds')
 
 
 def add_arguments(parser: Parser) -> None:
@@ -65,6 +70,9 @@ def run(args: Namespace) -> None:
 def demonstrate(out: Path, configs: Path, data: Path) -> Path:
     """Run the whole demo.
 
+    The classifier trains in two processes that share the cores, since small convolutions scale better over
+    processes than over threads; the other two tasks train side by side, with half of the cores each.
+
     Args:
         out (Path): Folder for checkpoints, logs, the table and the picture.
         configs (Path): The ``configs`` folder.
@@ -79,68 +87,108 @@ def demonstrate(out: Path, configs: Path, data: Path) -> Path:
     from mmone.datasets.shapes import make_dataset
     started = time.perf_counter()
     make_dataset(data, IMAGES, SEED, val_fraction=VAL_FRACTION)
-    _say(f'{IMAGES} images in {data}', started)
     for task in TASKS:
         shutil.rmtree(out / task.name, ignore_errors=True)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+        (out / task.name).mkdir(parents=True)
+    cores = _cores()
     classifier, *others = TASKS
-    # A core for the data loaders' processes.
-    _train([classifier], out, configs, data, max(1, cores - 1), None, started)
-    _train(others, out, configs, data, max(1, cores // 2), out / classifier.name / 'last.pth',
-           started)
-    table = _report(out, configs, data, time.perf_counter() - started)
-    _say(f'table: {table}, picture: {table.with_name("predictions.png")}', started)
-    return table
+    rows = [_line(COLUMNS), _line(['---', '---', *['--:'] * (len(COLUMNS) - 2)])]
+    measured = []
+    for tasks, processes in (([classifier], min(2, cores)), (others, 1)):
+        pretrained = out / classifier.name / 'last.pth' if tasks is others else None
+        _train(tasks, out, configs, data, max(1, cores // 2), processes, pretrained)
+        for task in tasks:  # when nothing else runs
+            measured.append(_measure(task, out, configs, data))
+            rows.append(_row(task, measured[-1]))
+            print('\n'.join(rows if len(measured) == 1 else rows[-1:]), flush=True)
+    return _report(out, rows, measured, cores, time.perf_counter() - started)
 
 
-def _say(text: str, started: float) -> None:
-    print(f'[{time.perf_counter() - started:4.0f} s] {text}', flush=True)
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
-def _train(tasks: list[Task], out: Path, configs: Path, data: Path, threads: int,
-           pretrained: Path | None, started: float) -> None:
-    """Train ``tasks`` side by side, with their last log line shown now and then."""
-    processes = {}
-    for task in tasks:
-        folder = out / task.name
-        folder.mkdir(parents=True)
-        command = [sys.executable, '-m', 'mmone.cli.demo', task.name, str(out), str(configs), str(data)]
-        if pretrained:
-            command.append(str(pretrained))
-        # Threads that spin are a sixth faster alone, and several times slower beside anything else.
-        environment = dict(os.environ, OMP_NUM_THREADS=str(threads), OMP_WAIT_POLICY='passive')
-        with open(folder / 'log.txt', 'w') as log:
-            processes[task] = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, env=environment)
-    shown: dict[Task, str] = {}
+# Training, in processes of their own
+
+
+def _train(tasks: Sequence[Task], out: Path, configs: Path, data: Path, threads: int, processes: int,
+           pretrained: Path | None) -> None:
+    """Train tasks side by side, each in ``processes`` of ``threads``, with a bar a task."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    from mmone.config import load_config
+    epochs = {task: load_config(str(configs / task.config)).train_cfg.max_epochs for task in tasks}
+    running = {task: _start(task, out, configs, data, threads, processes, pretrained) for task in tasks}
+    console = Console(stderr=True)
+    columns = (TextColumn('{task.description}'), BarColumn(), TimeElapsedColumn(), TextColumn('left:'),
+               TimeRemainingColumn(elapsed_when_finished=False))
     try:
-        while any(process.poll() is None for process in processes.values()):
-            time.sleep(1)
+        with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+            bars = {task: progress.add_task(task.name, total=1.0) for task in tasks}
+            while any(process.poll() is None for ranks in running.values() for process in ranks):
+                time.sleep(0.5)
+                for task in tasks:
+                    stage, done = _progress(out / task.name / 'log.txt', epochs[task])
+                    progress.update(bars[task], description=f'{task.name}: {stage:<11}', completed=done)
+                    if any(process.poll() for process in running[task]):
+                        raise subprocess.CalledProcessError(1, task.name)
             for task in tasks:
-                line = _last_progress(out / task.name / 'log.txt')
-                if line and shown.get(task) != line:
-                    shown[task] = line
-                    _say(f'{task.name}: {line}', started)
+                progress.update(bars[task], description=f'{task.name}: done       ', completed=1.0)
+        for task in tasks:
+            if any(process.wait() for process in running[task]):
+                raise subprocess.CalledProcessError(1, task.name)
+    except subprocess.CalledProcessError as error:
+        log = out / error.cmd / 'log.txt'
+        print(log.read_text(errors='replace')[-3000:], file=sys.stderr)
+        raise subprocess.CalledProcessError(error.returncode, f'{error.cmd}, log: {log}') from None
     finally:
-        for process in processes.values():
-            process.kill()
-    for task, process in processes.items():
-        if process.wait() != 0:
-            path = out / task.name / 'log.txt'
-            print(path.read_text()[-3000:], file=sys.stderr)
-            raise subprocess.CalledProcessError(process.returncode, f'{task.name}, log: {path}')
-        metrics = json.loads((out / task.name / 'metrics.json').read_text())
-        _say(f'{task.name}: {task.metric} {metrics["before"]:.2f}, deployed '
-             f'{metrics["after"]:.2f}, ONNX {metrics["onnx"]:.2f}', started)
+        for ranks in running.values():
+            for process in ranks:
+                process.kill()
 
 
-def _last_progress(log: Path) -> str | None:
-    lines = [line for line in log.read_text(errors='replace').splitlines() if 'Epoch(train)' in line]
-    return ' '.join(lines[-1].partition('Epoch(train)')[2].split()[:8]) if lines else None
+def _start(task: Task, out: Path, configs: Path, data: Path, threads: int, processes: int,
+           pretrained: Path | None) -> list[subprocess.Popen]:
+    """The processes of a task, joined as torchrun would."""
+    command = [sys.executable, '-m', 'mmone.cli.demo', task.name, str(out), str(configs), str(data)]
+    if pretrained:
+        command.append(str(pretrained))
+    with socket.socket() as sock:
+        sock.bind(('127.0.0.1', 0))
+        port = sock.getsockname()[1]
+    # Threads that spin are a sixth faster alone, and several times slower beside anything else.
+    environment = dict(os.environ, OMP_NUM_THREADS=str(threads), OMP_WAIT_POLICY='passive')
+    started = []
+    for rank in range(processes):
+        if processes > 1:
+            environment.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes),
+                               MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+        log = out / task.name / ('log.txt' if rank == 0 else f'log{rank}.txt')
+        with open(log, 'w') as file:
+            started.append(subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment))
+    return started
+
+
+def _progress(log: Path, epochs: int) -> tuple[str, float]:
+    """What a task is doing, by its log, and the part of its time that has gone."""
+    lines = log.read_text(errors='replace').splitlines()
+    for pattern, stage, begins in reversed(STAGES):
+        found = [match for line in lines if (match := re.search(pattern, line))]
+        if found and stage == 'training':
+            epoch, step, steps = map(int, found[-1].groups())
+            return stage, STAGES[1][2] * ((epoch - 1) * steps + step) / (epochs * steps)
+        if found:
+            return stage, begins
+    return 'starting', 0.0
 
 
 def run_task(name: str, out: Path, configs: Path, data: Path, pretrained: Path | None) -> None:
-    """Train one task, evaluate it in both forms and exported; leaves files and ``metrics.json``."""
+    """Train one task, evaluate it in both forms and exported; leaves files and ``metrics.json``.
+
+    Run in several processes, they train together, and the first goes on.
+    """
+    from mmone import ranks
     from mmone.apis import get_model
     from mmone.config import load_config
     from mmone.engine.test import test
@@ -151,14 +199,20 @@ def run_task(name: str, out: Path, configs: Path, data: Path, pretrained: Path |
     task = next(task for task in TASKS if task.name == name)
     folder, config = out / name, str(configs / task.config)
     options = _options(data)
-    train_options = [f'model.backbone.init_cfg.checkpoint={pretrained}'] if pretrained else []
-    runner = train(config, str(folder), cfg_options=options + train_options)
+    processes = int(os.environ.get('WORLD_SIZE', 1))
+    batch_size = load_config(config).train_dataloader.batch_size // processes
+    train_options = [f'train_dataloader.batch_size={batch_size}', *(
+        [f'model.backbone.init_cfg.checkpoint={pretrained}'] if pretrained else [])]
+    launcher = 'pytorch' if processes > 1 else 'none'
+    runner = train(config, str(folder), cfg_options=options + train_options, launcher=launcher)
+    if not ranks.is_first():
+        return
     last = Path(runner.message_hub.get_info('last_ckpt'))
     shutil.copy(last, folder / 'last.pth')
     shutil.copy(last.with_name(f'{last.stem}_deploy.pth'), folder / 'deploy.pth')
-    seconds = time.perf_counter() - started
     before = test(config, str(folder / 'last.pth'), str(folder), branches=True, cfg_options=options)
     after = test(config, str(folder / 'deploy.pth'), str(folder), deploy=True, cfg_options=options)
+    print('exporting', flush=True)
     exported, weights = folder / 'model.onnx', folder / 'deploy.pth'
     model = get_model(load_config(config, options), str(weights), 'cpu')
     print(export_model(model, exported, source=weights))
@@ -166,76 +220,75 @@ def run_task(name: str, out: Path, configs: Path, data: Path, pretrained: Path |
     metrics = {form: float(found[task.metric]) * task.scale
                for form, found in (('before', before), ('after', after), ('onnx', onnx))}
     with written_whole(folder / 'metrics.json') as made:
-        made.write_text(json.dumps(dict(metrics, seconds=seconds)))
+        made.write_text(json.dumps(dict(metrics, seconds=time.perf_counter() - started)))
 
 
 def _options(data: Path) -> list[str]:
-    return [f'{phase}_dataloader.dataset.data_root={data}' for phase in ('train', 'val', 'test')]
+    # One process loads what a core trains on.
+    return [option for phase in ('train', 'val', 'test') for option in (
+        f'{phase}_dataloader.dataset.data_root={data}', f'{phase}_dataloader.num_workers=1')]
 
 
-def _report(out: Path, configs: Path, data: Path, seconds: float) -> Path:
-    """Write ``table.md``, ``results.json`` and ``predictions.png``."""
+# The table and the picture
+
+
+def _measure(task: Task, out: Path, configs: Path, data: Path) -> dict:
+    """A trained task's metrics, sizes, latencies and pictures."""
+    before, after, dataset, visualizer = _load(task, out, configs, data)
+    exported = out / task.name / 'model.onnx'
+    latency = _latency(before, after, dataset)
+    return dict(
+        task=task.name, metric=task.metric, **json.loads((out / task.name / 'metrics.json').read_text()),
+        parameters_before=sum(p.numel() for p in before.parameters()),
+        parameters_after=sum(p.numel() for p in after.parameters()),
+        latency_ms_before=latency[0], latency_ms_after=latency[1],
+        latency_ms_onnx=_onnx_latency(exported, dataset), onnx_bytes=exported.stat().st_size,
+        pictures=_pictures(after, dataset, visualizer))
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f'| {" | ".join(cells)} |'
+
+
+def _row(task: Task, found: dict) -> str:
+    return _line([
+        task.name, task.metric, *(f'{found[form]:.2f}' for form in ('before', 'after', 'onnx')),
+        *(f'{found[f"parameters_{form}"]:,}' for form in ('before', 'after')),
+        *(f'{found[f"latency_ms_{form}"]:.1f}' for form in ('before', 'after', 'onnx')),
+        f'{found["onnx_bytes"] / 1e6:.1f}', f'{found["seconds"]:.0f}'])
+
+
+def _report(out: Path, rows: Sequence[str], measured: Sequence[dict], cores: int, seconds: float) -> Path:
+    """Write ``table.md``, ``results.json`` and ``predictions.png``; returns the table."""
+    from mmone.cli.info import processor
     from mmone.files import written_whole
-    rows, strips = [], []
-    for task in TASKS:
-        before, after, dataset, visualizer = _load(task, out, configs, data)
-        metrics = json.loads((out / task.name / 'metrics.json').read_text())
-        latency = _latency(before, after, dataset)
-        rows.append(dict(
-            task=task.name, metric=task.metric, **metrics,
-            parameters_before=sum(p.numel() for p in before.parameters()),
-            parameters_after=sum(p.numel() for p in after.parameters()),
-            latency_ms_before=latency[0], latency_ms_after=latency[1],
-            latency_ms_onnx=_onnx_latency(out / task.name / 'model.onnx', dataset)))
-        strips.append((task.name, _pictures(after, dataset, visualizer)))
+    strips = [(found['task'], found.pop('pictures')) for found in measured]
+    notes = (f'On {cores} cores of {processor()[0]}, in {seconds:.0f} s. Latency: median of {LATENCY_RUNS} runs at '
+             'batch 1; of the network in PyTorch, and from the image to the answer in ONNX Runtime.')
     with written_whole(out / 'predictions.png') as made:
         _draw(strips, made)
     with written_whole(out / 'results.json') as made:
-        made.write_text(json.dumps(dict(rows=rows, seconds=seconds), indent=2))
-    table = _table(rows, seconds)
+        made.write_text(json.dumps(dict(rows=measured, seconds=seconds, cores=cores), indent=2))
     with written_whole(out / 'table.md') as made:
-        made.write_text(table)
-    print('\n' + table)
+        made.write_text('\n'.join([*rows, '', notes, '']))
+    print(f'\n{notes}\n\ntable: {out / "table.md"}, picture: {out / "predictions.png"}')
     return out / 'table.md'
-
-
-def _table(rows: list[dict], seconds: float) -> str:
-    lines = [
-        '| task | metric | with branches | deployed | ONNX | parameters | deployed | latency ms | '
-        'deployed | ONNX | training s |', '|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|'
-    ]
-    for row in rows:
-        lines.append(
-            '| {task} | {metric} | {before:.2f} | {after:.2f} | {onnx:.2f} | {parameters_before:,} | '
-            '{parameters_after:,} | {latency_ms_before:.1f} | {latency_ms_after:.1f} | '
-            '{latency_ms_onnx:.1f} | {seconds:.0f} |'.format(**row))
-    lines.append(f'\nLatency: median of {LATENCY_RUNS} runs at batch 1 on this machine; of the whole '
-                 'network, for ONNX from the image to the answer, by ONNX Runtime. Everything took '
-                 f'{seconds:.0f} s.\n')
-    return '\n'.join(lines)
 
 
 def _load(task: Task, out: Path, configs: Path, data: Path):
     """The model in both forms, its validation data set and its visualizer."""
-    from mmengine.registry import DATASETS, MODELS, VISUALIZERS
-    from mmengine.runner import load_checkpoint
+    from mmengine.registry import DATASETS, VISUALIZERS
 
+    from mmone.apis import get_model
     from mmone.config import default_scope, load_config
-    models = []
-    for deploy, name in ((False, 'last.pth'), (True, 'deploy.pth')):
-        cfg = load_config(str(configs / task.config),
-                          _options(data) + [f'model.backbone.deploy={deploy}'])
-        if 'data_preprocessor' in cfg:  # where mmpretrain's configs have it, for the runner
-            cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-        with default_scope(cfg):
-            model = MODELS.build(cfg.model)
-        load_checkpoint(model, str(out / task.name / name), map_location='cpu', logger='silent')
-        models.append(model.eval())
+    cfg = load_config(str(configs / task.config), _options(data))
+    before = get_model(cfg, str(out / task.name / 'last.pth'), 'cpu', deploy=False)
+    after = get_model(cfg, str(out / task.name / 'deploy.pth'), 'cpu')
     with default_scope(cfg):
         dataset = DATASETS.build(cfg.test_dataloader.dataset)
         visualizer = VISUALIZERS.build(dict(cfg.visualizer, name=task.name, vis_backends=[]))
     visualizer.dataset_meta = dataset.metainfo
-    return *models, dataset, visualizer
+    return before, after, dataset, visualizer
 
 
 def _latency(before, after, dataset) -> list[float]:
@@ -269,7 +322,7 @@ def _onnx_latency(path: Path, dataset) -> float:
 
 
 def _pictures(model, dataset, visualizer) -> list:
-    """Some images, each (H, W, 3) uint8 RGB, with labels; or ground truth beside prediction."""
+    """Some images, each as input, truth and prediction: (H, W, 3) uint8 RGB with a title."""
     import mmcv
     import numpy as np
     import torch
@@ -281,35 +334,52 @@ def _pictures(model, dataset, visualizer) -> list:
         image = mmcv.imread(sample.img_path, channel_order='rgb')
         if 'gt_label' in sample:
             names = dataset.metainfo['classes']
-            pictures.append((image, names[sample.gt_label.item()], names[sample.pred_label.item()]))
+            titles = (f'truth: {names[sample.gt_label.item()]}', f'predicted: {names[sample.pred_label.item()]}')
+            pictures.append([(image, 'input'), *((image, title) for title in titles)])
             continue
-        halves = []
-        for truth in (True, False):
-            visualizer.add_datasample(
-                '', image, sample, draw_gt=truth, draw_pred=not truth, show=False)
-            halves.append(visualizer.get_image())
-        pictures.append((np.concatenate(halves, axis=1), 'ground truth', 'prediction'))
+        # As large as the text that the libraries draw into it has to be.
+        image, sample = _enlarged(image, sample, factor=4)
+        panels = [(image, 'input')]
+        for title in ('truth', 'prediction'):
+            visualizer.add_datasample('', image, sample, draw_gt=title == 'truth', draw_pred=title != 'truth',
+                                      show=False)
+            panels.append((visualizer.get_image(), title))
+        pictures.append(panels)
     return pictures
 
 
-def _draw(strips, path: Path) -> None:
-    """One row a task: images with ground truth beside prediction."""
+def _enlarged(image, sample, factor: int):
+    """An image and its boxes or masks, ``factor`` times as large."""
+    import mmcv
+    image = mmcv.imrescale(image, factor)
+    for name in ('gt_instances', 'pred_instances'):
+        if name in sample:
+            instances = sample.get(name)
+            instances.bboxes = getattr(instances.bboxes, 'tensor', instances.bboxes) * factor
+    for name in ('gt_sem_seg', 'pred_sem_seg'):
+        if name in sample:
+            masks = sample.pop(name)
+            repeated = masks.data.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+            sample.set_field(type(masks)(data=repeated), name)
+    return image, sample
+
+
+def _draw(strips: Sequence[tuple[str, list]], path: Path) -> None:
+    """A row a task: images as input, truth and prediction."""
     import matplotlib
     matplotlib.use('Agg')
     from matplotlib import pyplot
-    figure, axes = pyplot.subplots(
-        len(strips), PICTURES, figsize=(4 * PICTURES, 2.4 * len(strips)), squeeze=False)
+    figure, axes = pyplot.subplots(len(strips), 3 * PICTURES, figsize=(2.6 * 3 * PICTURES, 2.9 * len(strips)),
+                                   squeeze=False)
     for row, (name, pictures) in zip(axes, strips):
-        for axis, (image, truth, prediction) in zip(row, pictures):
+        for axis, (image, title) in zip(row, (panel for panels in pictures for panel in panels)):
             axis.imshow(image)
-            colour = 'black' if name != 'classification' or truth == prediction else 'crimson'
-            labels = ('truth: {}, predicted: {}' if name == 'classification' else '{} | {}')
-            axis.set_title(labels.format(truth, prediction), fontsize=9, color=colour)
+            axis.set_title(title, fontsize=11)
             axis.axis('off')
-        row[0].text(-0.08, 0.5, name, rotation=90, va='center', ha='center', fontsize=11,
+        row[0].text(-0.08, 0.5, name, rotation=90, va='center', ha='center', fontsize=14,
                     transform=row[0].transAxes)
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=80)
     pyplot.close(figure)
 
 

@@ -50,7 +50,7 @@ def run(args: Namespace) -> None:
 
 def _machine() -> list[tuple[str, str]]:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    model, features = _cpu()
+    model, features = processor()
     return [('mmone', f'{__version__} in {Path(__file__).parents[1]}'),
             ('Python', f'{platform.python_version()} ({sys.executable})'),
             ('system', platform.platform()),
@@ -59,7 +59,7 @@ def _machine() -> list[tuple[str, str]]:
             ('GPU', _gpu())]
 
 
-def _cpu() -> tuple[str, set[str]]:
+def processor() -> tuple[str, set[str]]:
     """Model and features of the CPU, as far as the system tells."""
     if Path('/proc/cpuinfo').is_file():
         text = Path('/proc/cpuinfo').read_text()
