@@ -112,11 +112,13 @@ def weights_only_globals() -> dict[str, object]:
     return torch._weights_only_unpickler._get_allowed_globals()
 
 
+# Not asked while tracing, which old versions of torch.compile cannot.
+IS_COMPILING_IS_PUBLIC = hasattr(getattr(torch, 'compiler', None), 'is_compiling')
+
+
 def is_compiling() -> bool:
     """Whether torch.compile is tracing the code that asks.
 
     Public since torch 2.3; before, ``torch._utils.is_compiling``, seen in torch 2.1 and 2.2.
     """
-    if hasattr(getattr(torch, 'compiler', None), 'is_compiling'):
-        return torch.compiler.is_compiling()
-    return torch._utils.is_compiling()
+    return torch.compiler.is_compiling() if IS_COMPILING_IS_PUBLIC else torch._utils.is_compiling()
