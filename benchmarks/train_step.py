@@ -94,7 +94,7 @@ def classifiers(arch: str) -> dict:
         'timm, channels_last': (lambda: slice_pointwise(timm.create_model(f'mobileone_{arch}')), torch.channels_last),
         **{f'mmone, {name}': (functools.partial(ours, options), torch.channels_last)
            for name, options in OURS.items()},
-    }  # yapf: disable
+    }
 
 
 def dense_models(network: str) -> dict:
@@ -121,7 +121,7 @@ def dense_models(network: str) -> dict:
         'mmpretrain': (functools.partial(build, None), torch.contiguous_format),
         'mmpretrain, channels_last': (functools.partial(build, None), torch.channels_last),
         **ours,
-    }  # yapf: disable
+    }
 
 
 def step_of(network: str, build, memory_format, batch: int):
