@@ -304,6 +304,11 @@ def test_mode_may_change_at_a_resume():
 
 
 def test_torch_compile_of_the_whole_model():
+    # In a process that has traced nothing else: dynamo keeps what it has seen.
+    torch.multiprocessing.spawn(_compiled_is_eager, nprocs=1)
+
+
+def _compiled_is_eager(_):
     torch.manual_seed(0)
     # The stem and one stage: depthwise and pointwise blocks, with skip branches and without, with SE.
     arch = {**TINY, 'num_blocks': (2, 1, 1, 1), 'num_se_blocks': (1, 0, 0, 0)}
