@@ -23,7 +23,7 @@ EXAMPLES = """\
 example:
   mmone demo
 """
-IMAGES, SEED, VAL_FRACTION = 1800, 0, 0.2
+IMAGES, SEED, VAL_FRACTION = 2500, 0, 0.2
 LATENCY_RUNS = 50
 PICTURES = 2
 # What a task is doing when its log has the line, and which part of its time has gone by then.
