@@ -14,7 +14,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SCRIPT = Path('requirements', 'make_env.py')
 
-pytestmark = pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason='environments are made with Python 3.11')
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.version_info[:2] != (3, 11),
+                                                   reason='environments are made with Python 3.11')]
 
 # The build backend of the stub of mmone. Its first run is slow, to be killed in the middle.
 BACKEND = '''

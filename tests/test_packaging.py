@@ -52,6 +52,9 @@ def requirements(distribution, extra=''):
             if (req.marker.evaluate({'extra': extra}) if req.marker else extra == '')}
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope='module')
 def build_env(tmp_path_factory):
     folder = tmp_path_factory.mktemp('blocker')

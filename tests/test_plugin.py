@@ -37,6 +37,7 @@ def shapes(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('library, pattern', [
     ('mmpretrain', 'classification/*_shapes-*.py'),
     ('mmdet', 'detection/*_shapes-*.py'),

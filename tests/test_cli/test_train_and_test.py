@@ -53,6 +53,7 @@ def train(config, work_dir, *args, **kwargs):
     return run_command('train', config, '--work-dir', work_dir, *args, **kwargs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('task, workers', [('mmpretrain', 0), ('mmdet', 2), ('mmseg', 2)])
 def test_killed_run_goes_on_as_if_nothing_happened(config, tmp_path, monkeypatch, task, workers):
     """Killed within the second epoch, then while the second checkpoint is written."""
@@ -85,6 +86,7 @@ def test_killed_run_goes_on_as_if_nothing_happened(config, tmp_path, monkeypatch
     assert all(torch.equal(final[0][key], final[1][key]) for key in final[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('task', TASKS)
 def test_two_processes(config, task):
     """Train, resume and test by gloo; one process writes, one deployed file a run."""
@@ -105,6 +107,7 @@ def test_two_processes(config, task):
     assert sorted(losses('run')) == [(1, 1), (1, 2), (2, 3), (2, 4)]
 
 
+@pytest.mark.slow
 def test_dist_scripts(config):
     path = config('mmpretrain', "train_cfg['max_epochs'] = 1\n")
     env = dict(environment(), PORT=str(free_port()))
