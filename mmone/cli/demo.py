@@ -127,7 +127,7 @@ def _train(tasks: Sequence[Task], out: Path, configs: Path, data: Path, threads:
         with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
             bars = {task: progress.add_task(task.name, total=1.0) for task in tasks}
             while any(process.poll() is None for ranks in running.values() for process in ranks):
-                time.sleep(0.5)
+                time.sleep(1)
                 for task in tasks:
                     stage, done = _progress(out / task.name / 'log.txt', epochs[task])
                     progress.update(bars[task], description=f'{task.name}: {stage:<11}', completed=done)
