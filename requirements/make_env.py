@@ -185,7 +185,9 @@ class Environment:
             'MAX_JOBS': os.environ.get('MAX_JOBS') or str(os.cpu_count()),
             'CFLAGS': '-g0 -O2',
             'CXXFLAGS': '-g0 -O2',
-            'CXX': str(REQUIREMENTS / 'precompiled_cxx.py'),
+            # By name, since ninja splits a path at its spaces.
+            'PATH': f'{REQUIREMENTS}{os.pathsep}{os.environ.get("PATH", os.defpath)}',
+            'CXX': 'precompiled_cxx.py',
             'MMONE_CXX': os.environ.get('CXX', 'c++'),
             **({'FORCE_CUDA': '1'} if with_cuda() else {'CUDA_VISIBLE_DEVICES': ''}),
         }

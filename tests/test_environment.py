@@ -214,3 +214,27 @@ def test_kept_wheels_differ_where_they_must(monkeypatch, tmp_path):
 ])
 def test_diagnosis(log, meaning):
     assert meaning in make_env.diagnose(log)
+
+
+@pytest.mark.skipif(shutil.which('c++') is None, reason='no C++ compiler')
+@pytest.mark.parametrize('takes_headers', [True, False])
+def test_headers_are_precompiled_once_or_not_at_all(tmp_path, takes_headers):
+    folder = tmp_path / 'a folder'
+    folder.mkdir()
+    header = folder / 'pytorch_cpp_helper.hpp'
+    header.write_text('#pragma once\ninline int answer() { return 42; }\n')
+    compiler = tmp_path / 'compiler'
+    refuse = '' if takes_headers else 'case "$*" in *c++-header*) exit 1;; esac\n'
+    compiler.write_text(f'#!/bin/sh\necho "$@" >> "{tmp_path}/calls"\n{refuse}exec c++ "$@"\n')
+    compiler.chmod(0o755)
+    env = dict(os.environ, PATH=f'{ROOT / "requirements"}{os.pathsep}{os.environ["PATH"]}', MMONE_CXX=str(compiler))
+    for name in ('first', 'second'):
+        source, out = tmp_path / f'{name}.cpp', tmp_path / f'{name}.o'
+        source.write_text('#include "pytorch_cpp_helper.hpp"\nint f() { return answer(); }\n')
+        subprocess.run(['precompiled_cxx.py', '-MMD', '-MF', f'{out}.d', '-O1', f'-I{folder}', '-c', source, '-o', out],
+                       env=env, check=True)
+        assert out.stat().st_size > 0
+    calls = (tmp_path / 'calls').read_text().splitlines()
+    assert len(calls) == 3 and 'c++-header' in calls[0] and '-O1' in calls[0] and 'first' not in calls[0]
+    assert header.with_suffix('.hpp.gch').exists() == takes_headers
+    assert all(('-include' in call) == takes_headers for call in calls[1:])
