@@ -11,8 +11,11 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -98,7 +101,10 @@ def demonstrate(out: Path, configs: Path, data: Path) -> Path:
         pretrained = out / classifier.name / 'last.pth' if tasks is others else None
         _train(tasks, out, configs, data, max(1, cores // 2), processes, pretrained)
         for task in tasks:  # when nothing else runs
-            measured.append(_measure(task, out, configs, data))
+            # What libraries say while they load belongs to no table.
+            with redirect_stdout(StringIO()), warnings.catch_warnings():
+                warnings.simplefilter('ignore')
+                measured.append(_measure(task, out, configs, data))
             rows.append(_row(task, measured[-1]))
             print('\n'.join(rows if len(measured) == 1 else rows[-1:]), flush=True)
     return _report(out, rows, measured, cores, time.perf_counter() - started)
@@ -358,9 +364,9 @@ def _enlarged(image, sample, factor: int):
             instances.bboxes = getattr(instances.bboxes, 'tensor', instances.bboxes) * factor
     for name in ('gt_sem_seg', 'pred_sem_seg'):
         if name in sample:
-            masks = sample.pop(name)
+            masks = sample.get(name)
             repeated = masks.data.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
-            sample.set_field(type(masks)(data=repeated), name)
+            setattr(sample, name, type(masks)(data=repeated))
     return image, sample
 
 
