@@ -1,7 +1,7 @@
-"""A process's place among those of a distributed run, as its launcher tells it: by environment variables."""
+"""The rank of this process in a distributed run, from the environment variables of its launcher."""
 import os
 
-# By the name that mmengine has for a launcher: what it calls that which torch.distributed reads.
+# For each launcher of mmengine: its names for the variables that torch.distributed reads.
 LAUNCHERS = {
     'pytorch': dict(RANK='RANK', WORLD_SIZE='WORLD_SIZE', LOCAL_RANK='LOCAL_RANK'),
     'slurm': dict(RANK='SLURM_PROCID', WORLD_SIZE='SLURM_NTASKS', LOCAL_RANK='SLURM_LOCALID'),
@@ -16,7 +16,7 @@ def is_first() -> bool:
 
 
 def set_for_torch(launcher: str) -> None:
-    """Put the place that a launcher tells where torch.distributed reads it."""
+    """Copy the variables of a launcher to those that torch.distributed reads."""
     for name, given in LAUNCHERS[launcher].items():
         if given in os.environ:
             os.environ[name] = os.environ[given]

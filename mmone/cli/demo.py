@@ -73,7 +73,7 @@ def run(args: Namespace) -> None:
 def demonstrate(out: Path, configs: Path, data: Path) -> Path:
     """Run the whole demo.
 
-    The classifier trains in two processes that share the cores, since small convolutions scale better over
+    On a CPU the classifier trains in two processes that share the cores, since small convolutions scale better over
     processes than over threads; the other two tasks train side by side, with half of the cores each.
 
     Args:
@@ -87,6 +87,8 @@ def demonstrate(out: Path, configs: Path, data: Path) -> Path:
     Raises:
         subprocess.CalledProcessError: If a training fails; its log is shown.
     """
+    from mmengine.device import get_device
+
     from mmone.datasets.shapes import make_dataset
     started = time.perf_counter()
     make_dataset(data, IMAGES, SEED, val_fraction=VAL_FRACTION)
@@ -97,7 +99,8 @@ def demonstrate(out: Path, configs: Path, data: Path) -> Path:
     classifier, *others = TASKS
     rows = [_line(COLUMNS), _line(['---', '---', *['--:'] * (len(COLUMNS) - 2)])]
     measured = []
-    for tasks, processes in (([classifier], min(2, cores)), (others, 1)):
+    # On a GPU one process is enough, and two would need two GPUs.
+    for tasks, processes in (([classifier], min(2, cores) if get_device() == 'cpu' else 1), (others, 1)):
         pretrained = out / classifier.name / 'last.pth' if tasks is others else None
         _train(tasks, out, configs, data, max(1, cores // 2), processes, pretrained)
         for task in tasks:  # when nothing else runs
