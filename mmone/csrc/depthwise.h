@@ -207,14 +207,14 @@ CLONES static void NAME(finish_statistics)(const double *restrict sums, const RE
         }
         for (int c = 0; c < lanes; c++) {
             mean[c] = branch_mean[c];
-            var[c] = branch_var[c] > 0 ? branch_var[c] : 0; /* rounding may leave it negative */
+            var[c] = branch_var[c] <= 0 ? 0 : branch_var[c]; /* rounding may leave it negative; NaN stays */
         }
         kernels += s.channels * TAPS, products += s.channels * TAPS, mean += s.channels, var += s.channels;
     }
     if (skip) /* the branch that is x itself, under the centre tap */
         for (int c = 0; c < lanes; c++) {
             mean[c] = tap_mean[TAPS / 2][c];
-            var[c] = covariance[TAPS / 2][TAPS / 2][c];
+            var[c] = covariance[TAPS / 2][TAPS / 2][c] <= 0 ? 0 : covariance[TAPS / 2][TAPS / 2][c];
         }
 }
 
@@ -231,7 +231,7 @@ static int NAME(depthwise_statistics)(const REAL *x, const REAL *kernels, int br
     int failed = !sums || !shift;
     if (!failed) {
         NAME(find_shift)(x, shift, s);
-#pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(dynamic) reduction(| : failed)
         for (ptrdiff_t task = 0; task < blocks * parts; task++) {
             const ptrdiff_t channel = task / parts * LANES, part = task % parts;
             VECTOR *rows = NULL;
@@ -428,7 +428,7 @@ static int NAME(depthwise_gradient)(const REAL *x, const REAL *kernels, int bran
     ptrdiff_t parts = (4 * MAX_THREADS + blocks * s.images - 1) / (blocks * s.images);
     if (parts > s.height) parts = s.height;
     int failed = 0;
-#pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(dynamic) reduction(| : failed)
     for (ptrdiff_t task = 0; task < blocks * s.images * parts; task++) {
         const ptrdiff_t part = task % parts, block = task / parts % blocks, n = task / parts / blocks;
         const ptrdiff_t at = n * image + block * LANES;

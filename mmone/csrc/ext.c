@@ -96,7 +96,8 @@ typedef struct {
 #include "depthwise.h"
 #include "norm.h"
 
-/* Arguments from Python. Addresses are integers, from Tensor.data_ptr(). A Shape is the tuple (images, channels,
+/* Arguments from Python, which are not checked here: mmone/models/blocks/compiled.py alone calls these functions, and
+ * checks what it gives them. Addresses are integers, from Tensor.data_ptr(). A Shape is the tuple (images, channels,
  * height, width, stride, dilation); TapGroups are (count, taps, group, order, starts), a NormSum is (rows, channels,
  * y, x, mean, scale, bias, relu), with addresses of arrays. */
 #define POINTER(address) ((void *)(uintptr_t)(address))
@@ -216,7 +217,15 @@ static PyMethodDef methods[] = {
 
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_ext", NULL, -1, methods, NULL, NULL, NULL, NULL};
 
+/* Counts up with what the functions above take: mmone/csrc/__init__.py knows which it calls. */
+#define INTERFACE 1
+
 PyMODINIT_FUNC PyInit__ext(void)
 {
-    return PyModule_Create(&module);
+    PyObject *created = PyModule_Create(&module);
+    if (created && PyModule_AddIntConstant(created, "INTERFACE", INTERFACE)) {
+        Py_DECREF(created);
+        return NULL;
+    }
+    return created;
 }

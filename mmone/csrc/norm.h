@@ -86,7 +86,7 @@ static int NAME(norm_gradient_sums)(NormSum s, const REAL *grad, REAL *sums)
     double *parts = calloc(tasks * size, sizeof *parts);
     int failed = !parts;
     if (failed) return failed;
-#pragma omp parallel for
+#pragma omp parallel for reduction(| : failed)
     for (ptrdiff_t task = 0; task < tasks; task++) {
         const ptrdiff_t end = s.rows * (task + 1) / tasks;
         REAL *room = malloc(size * sizeof(REAL));
