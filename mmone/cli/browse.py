@@ -62,7 +62,7 @@ def draw_samples(cfg, out_dir: str, phase: str = 'train', number: int = 16,
     situation = Situation(cfg, (key, ))
     with default_scope(cfg), translated(situation):
         dataset = DATASETS.build(cfg[key].dataset)
-        situation.datasets[key] = dataset
+        situation.add(key, dataset)
         visualizer = VISUALIZERS.build(dict(cfg.visualizer, name='browse', vis_backends=None))
         visualizer.dataset_meta = dataset.metainfo
         indices = np.linspace(0, len(dataset) - 1, min(number, len(dataset))).round().astype(int).tolist()

@@ -61,7 +61,7 @@ def _expansion(args: Namespace):
         situation = Situation(cfg, ('train_dataloader', ))
         with translated(situation):
             loader = training_loader(cfg)
-            situation.datasets['train_dataloader'] = loader.dataset
+            situation.add('train_dataloader', loader.dataset)
             track = progress('calibrating', min(args.batches, len(loader)))
             expanded, images = expand_for(cfg, backbone, track(training_images(cfg, loader, args.batches)))
         print(f'BatchNorm statistics of {images} images')

@@ -1,20 +1,21 @@
 """What other libraries raise for a user's mistake, told as an :class:`InputError`."""
 import os
 import re
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import mmcv
 import mmengine
 from mmengine.dataset import BaseDataset
-from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from mmone.compat import built_loops
 from mmone.config import DATALOADERS
 from mmone.errors import InputError
+from mmone.runtime.images import check_size
 
 EVALUATORS = ('val_evaluator', 'test_evaluator')
 
@@ -35,30 +36,51 @@ class Situation:
     runner: Runner | None = None
     datasets: dict[str, BaseDataset] = field(default_factory=dict)
 
+    def add(self, key: str, dataset: BaseDataset) -> None:
+        """Tell of a data set that was built without a runner."""
+        name_broken_files(dataset)
+        self.datasets[key] = dataset
+
     def built_datasets(self) -> dict[str, BaseDataset]:
         return {**self.datasets, **built_datasets(self.runner)}
 
 
 @contextmanager
 def translated(situation: Situation) -> Iterator[None]:
-    """Raise InputError in place of what is known to be a user's mistake."""
+    """Raise InputError in place of what is known to be a user's mistake; anything else as it is, at once."""
     try:
         yield
-    except InputError:
-        raise
     except Exception as error:
-        # A DataLoader worker's exception arrives as the same type, with the worker's whole
-        # traceback for a message.
-        message = str(error)
-        if 'in DataLoader worker process' in message:
-            message = message.strip().splitlines()[-1].partition(': ')[2]
-        for types, pattern, explain in KNOWN_ERRORS:
-            match = re.search(pattern, message)
-            if types in _type_names(error) and match:
-                explanation = explain(match, situation)
-                if explanation is not None:
-                    raise explanation from error
-        raise
+        explanation = _explanation(error, situation)
+        if explanation is None:
+            raise
+        raise explanation from error
+
+
+def _explanation(error: Exception, situation: Situation) -> InputError | None:
+    """An InputError for what is known to be a user's mistake; None for one that needs no explanation."""
+    # A DataLoader worker's exception arrives as the same type, with the worker's whole traceback
+    # for a message.
+    message, of_worker = str(error), 'in DataLoader worker process' in str(error)
+    if isinstance(error, InputError):
+        return _without_traceback(error) if of_worker else None
+    if of_worker:
+        message = message.strip().splitlines()[-1].partition(': ')[2]
+    for types, pattern, explain in KNOWN_ERRORS:
+        match = re.search(pattern, message)
+        if types in _type_names(error) and match:
+            explanation = explain(match, situation)
+            if explanation is not None:
+                return explanation
+    return None
+
+
+def _without_traceback(error: InputError) -> InputError:
+    """A worker's InputError as the worker raised it."""
+    kind = type(error)
+    message = error.message.rpartition(f'{kind.__module__}.{kind.__qualname__}: ')[2].strip()
+    match = re.fullmatch(r"(.*) \(parameter '(\w+)'\)", message, re.DOTALL)
+    return kind(*match.groups()) if match else kind(message)
 
 
 def _type_names(error: Exception) -> tuple[str, ...]:
@@ -77,15 +99,6 @@ def _unreadable_image(match: re.Match, situation: Situation) -> InputError:
 
 def _undecodable(path: str) -> InputError:
     return SampleError(f'image {path} cannot be decoded: replace it, or remove it from the data set')
-
-
-def _unreadable_sample(match: re.Match, situation: Situation) -> InputError | None:
-    for dataset in situation.built_datasets().values():
-        print_log('A sample could not be decoded; looking for its file', logger='current')
-        for path in _sample_files(dataset):
-            if not _decodes(path):
-                return _undecodable(path)
-    return None
 
 
 def _no_samples(match: re.Match, situation: Situation) -> InputError | None:
@@ -111,12 +124,6 @@ KNOWN_ERRORS = (
     ('FileNotFoundError', r"No such file or directory: '(?P<path>.+?)'", _missing_file),
     ('AssertionError', r'Failed to load `ann_file` (?P<path>.+)', _missing_file),  # mmseg
     ('AssertionError', r'failed to load image: (?P<path>.+)', _unreadable_image),  # mmcv
-    ('error', r'imdecode', _unreadable_sample),  # OpenCV, an empty file
-    ('UnidentifiedImageError', r'', _unreadable_sample),  # Pillow
-    ('OSError', r'image file is truncated|broken data stream', _unreadable_sample),  # Pillow
-    ('SyntaxError', r'broken PNG|PNG file', _unreadable_sample),  # Pillow
-    ('AttributeError', r"'NoneType' object has no attribute '(squeeze|shape|astype)'",
-     _unreadable_sample),  # what mmcv.imfrombytes gave
     ('ValueError', r'need at least one array to concatenate', _nothing_listed),  # BaseDataset
     ('AssertionError', r'', _no_samples),  # a scheduler that counts iterations of no data
 )
@@ -154,21 +161,61 @@ def built_datasets(runner: Runner | None) -> dict:
     return {f'{phase}_dataloader': loop.dataloader.dataset for phase, loop in loops.items()}
 
 
-def _sample_files(dataset: BaseDataset) -> Iterator[str]:
-    """Images and masks that ``dataset`` lists, those of wrapped data sets included."""
-    if hasattr(dataset, 'get_data_info'):
-        for index in range(len(dataset)):
-            info = dataset.get_data_info(index)
-            for key in ('img_path', 'seg_map_path'):
-                if info.get(key):
-                    yield info[key]
+def name_broken_files(dataset: Any) -> None:
+    """Let a data set, and those that it wraps, name the file of a sample that cannot be decoded.
+
+    Of the sample that failed only the data set knows it, in whichever process that is: what arrives from a
+    DataLoader's worker is a text.
+    """
+    for inner in (getattr(dataset, 'dataset', None), *(getattr(dataset, 'datasets', None) or ())):
+        if inner is not None:
+            name_broken_files(inner)
+    if hasattr(dataset, 'prepare_data') and 'prepare_data' not in vars(dataset):
+        dataset.prepare_data = _NamesBrokenFiles(dataset)
 
 
-def _decodes(path: str) -> bool:
+class _NamesBrokenFiles:
+    """A data set's ``prepare_data`` that raises SampleError for a file that cannot be decoded.
+
+    A class, so that it goes by pickle to workers that are not forked.
+    """
+
+    def __init__(self, dataset: Any):
+        self.dataset = dataset
+
+    def __call__(self, *args, **kwargs):
+        try:
+            return type(self.dataset).prepare_data(self.dataset, *args, **kwargs)
+        except InputError:
+            raise
+        except Exception as error:
+            for path in _files_being_loaded(error):
+                _check_decodes(path, error)
+            raise
+
+
+def _files_being_loaded(error: Exception) -> list[str]:
+    """The files of a sample whose loading failed; none if it was something else that failed."""
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        loader, sample = (frame.f_locals.get(name) for name in ('self', 'results'))
+        if 'Load' in type(loader).__name__ and isinstance(sample, dict):  # OpenMMLab calls its loaders so
+            return [path for key, path in sample.items()
+                    if str(key).endswith('_path') and isinstance(path, str) and os.path.isfile(path)]
+    return []
+
+
+def _check_decodes(path: str, error: Exception) -> None:
+    """Raise SampleError if a file is no image to one of the libraries that read them."""
+    import mmcv  # here, because whoever trains with mmengine alone has none
+    content = Path(path).read_bytes()
     try:
-        for backend in ('pillow', 'cv2'):
-            if mmcv.imread(path, flag='unchanged', backend=backend) is None:
-                return False
-    except Exception:  # whatever a decoder raises
-        return False
-    return True
+        check_size(content, path)
+    except InputError as too_large:
+        raise SampleError(too_large.message) from error
+    for backend in ('pillow', 'cv2'):
+        try:
+            decoded = mmcv.imfrombytes(content, flag='unchanged', backend=backend) is not None
+        except Exception:  # whatever a decoder raises
+            decoded = False
+        if not decoded:
+            raise _undecodable(path) from error

@@ -3,8 +3,9 @@ import datetime
 import logging
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+from torch.utils.data import DataLoader
 
 from mmone import ranks
 from mmone.checkpoints.io import read_checkpoint
 from mmone.checkpoints.loading import reading_safely
 from mmone.config import default_scope, load_config, set_collate, type_name, walk
-from mmone.engine.explain import Situation, translated
+from mmone.engine.explain import Situation, name_broken_files, translated
 from mmone.engine.hooks import ClassCountHook
 from mmone.engine.resume import is_whole
 from mmone.errors import InputError
@@ -75,7 +77,15 @@ def running(cfg: Config, loaders: tuple[str, ...], trust: bool) -> Iterator[Situ
 def build_runner(cfg: Config) -> Runner:
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.register_hook(ClassCountHook(), 'VERY_HIGH')
+    runner.build_dataloader = partial(_build_dataloader, runner.build_dataloader)
     return runner
+
+
+def _build_dataloader(build: Callable[..., DataLoader], *args, **kwargs) -> DataLoader:
+    """Build a data loader, before it starts workers, with a data set that names its broken files."""
+    loader = build(*args, **kwargs)
+    name_broken_files(loader.dataset)
+    return loader
 
 
 def check_checkpoint(path: str, trust: bool) -> None:

@@ -172,14 +172,16 @@ def test_class_count_of_test(fails, config, checkpoint):
     assert 'test_dataloader has 5 classes (circle, square, triangle, …)' in line
 
 
-@pytest.mark.parametrize('workers, content', [(0, b''), (2, b'no image')])
+@pytest.mark.parametrize('workers, content, words', [
+    (0, b'', 'cannot be decoded'), (2, b'no image', 'cannot be decoded'),
+    (2, b'P6 40000 40000 255\n' + bytes(99), 'states 40000x40000 pixels')])
 @pytest.mark.parametrize('task, file', [
     ('mmpretrain', 'classes/train/circle'),
     ('mmdet', 'JPEGImages'),
     ('mmseg', 'JPEGImages'),
     ('mmseg', 'SegmentationClass'),
 ])
-def test_undecodable(fails, config, tmp_path, data, task, file, workers, content):
+def test_undecodable(fails, config, tmp_path, data, task, file, workers, content, words):
     broken = shutil.copytree(data, tmp_path / 'data')
     training = (data / 'ImageSets/Segmentation/train.txt').read_text().split()
     path = next(p for p in sorted((broken / file).iterdir()) if p.stem in training)
@@ -187,7 +189,7 @@ def test_undecodable(fails, config, tmp_path, data, task, file, workers, content
     path.write_bytes(content)
     line = fails('train', config(task, data=broken), '--cfg-options',
                  f'train_dataloader.num_workers={workers}')
-    assert f'{path} cannot be decoded' in line
+    assert f'{path} {words}' in line
 
 
 def test_options_that_do_not_fit(fails, config, checkpoint):
