@@ -10,8 +10,10 @@ from typing import Any
 
 import mmengine
 from mmengine.dataset import BaseDataset
+from mmengine.device import get_device
 from mmengine.runner import Runner
 
+from mmone import devices
 from mmone.compat import built_loops
 from mmone.config import DATALOADERS
 from mmone.errors import InputError
@@ -72,7 +74,7 @@ def _explanation(error: Exception, situation: Situation) -> InputError | None:
             explanation = explain(match, situation)
             if explanation is not None:
                 return explanation
-    return None
+    return devices.explain(error, get_device())
 
 
 def _without_traceback(error: InputError) -> InputError:

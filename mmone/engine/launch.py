@@ -65,8 +65,12 @@ def running(cfg: Config, loaders: tuple[str, ...], trust: bool) -> Iterator[Situ
     situation = Situation(cfg, loaders)
     joined = torch.distributed.is_initialized()
     try:
-        if cfg.launcher != 'none' and get_device() == 'cpu':
-            _join_processes_on_cpu(cfg)
+        if cfg.launcher != 'none':
+            _place_of_process(cfg.launcher)
+            if get_device() == 'cpu':
+                _join_processes_on_cpu(cfg)
+            elif get_device() == 'cuda':
+                _check_gpu_of_process()
         with default_scope(cfg), reading_safely(trust), translated(situation):
             yield situation
     finally:
@@ -100,7 +104,6 @@ def _join_processes_on_cpu(cfg: Config) -> None:
 
     Also takes from the config what needs a GPU: SyncBN becomes BN.
     """
-    _place_of_process(cfg.launcher)
     if not torch.distributed.is_initialized():
         timeout = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
         options: dict[str, Any] = dict(timeout=datetime.timedelta(seconds=timeout)) if timeout else {}
@@ -135,3 +138,10 @@ def _place_of_process(launcher: str) -> None:
         raise InputError(f'{", ".join(missing)} not in the environment: start the processes by the '
                          f'launcher {launcher}, or one process without a launcher', parameter='launcher')
 
+
+def _check_gpu_of_process() -> None:
+    """Raise InputError if there are fewer GPUs than processes on this machine."""
+    number, there = int(os.environ.get('LOCAL_RANK', 0)), torch.cuda.device_count()
+    if number >= there:
+        raise InputError(f'process {number + 1} of this machine has no GPU of its own: there are {there}, start as '
+                         'many processes', parameter='launcher')

@@ -2,9 +2,10 @@
 from collections.abc import Sequence
 
 from mmengine.config import Config
-from mmengine.device import get_device
 from mmengine.runner import Runner
 
+from mmone.config import type_name, walk
+from mmone.devices import why_no_mixed_precision
 from mmone.engine.launch import build_runner, check_checkpoint, prepare, running
 from mmone.engine.resume import Notes, newest_whole_checkpoint
 from mmone.errors import InputError
@@ -38,6 +39,7 @@ def train(config: str,
     cfg = prepare(config, work_dir, cfg_options, launcher)
     if amp:
         _enable_amp(cfg)
+    _check_amp(cfg)
     if auto_scale_lr:
         _enable_auto_scale_lr(cfg)
     notes = _choose_checkpoint(cfg, resume, trust)
@@ -50,15 +52,22 @@ def train(config: str,
 
 
 def _enable_amp(cfg: Config) -> None:
-    if get_device() == 'cpu':
-        raise InputError('mmengine has mixed precision for GPUs and NPUs only, and there is none here',
-                         parameter='amp')
-    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    obstacle = why_no_mixed_precision()
+    if obstacle:
+        raise InputError(obstacle, parameter='amp')
+    kind = cfg.optim_wrapper.get('type', 'OptimWrapper') if cfg.get('optim_wrapper') else None
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise InputError(f'mixed precision takes the place of OptimWrapper, but the config has {kind}',
                          parameter='amp')
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def _check_amp(cfg: Config) -> None:
+    """Raise InputError where the config itself asks for what the device has not."""
+    obstacle = why_no_mixed_precision()
+    if obstacle and any(type_name(node) == 'AmpOptimWrapper' for node in walk(cfg.get('optim_wrapper'))):
+        raise InputError(f"{obstacle}: set optim_wrapper.type to 'OptimWrapper' in place of 'AmpOptimWrapper'")
 
 
 def _enable_auto_scale_lr(cfg: Config) -> None:
