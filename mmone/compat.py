@@ -1,5 +1,6 @@
 """Which versions of its foundations mmone is tested with, and what it uses of them beyond their public API."""
 from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
@@ -10,7 +11,7 @@ from mmengine.runner import Runner, loops
 from mmengine.runner.base_loop import BaseLoop
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.utils import digit_version
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
 from .version import __version__
@@ -110,6 +111,28 @@ def weights_only_globals() -> dict[str, object]:
     2.6, where reading cannot be told to allow more.
     """
     return torch._weights_only_unpickler._get_allowed_globals()
+
+
+def dispatch_keys(tensor: Tensor) -> int:
+    """What PyTorch's dispatcher goes by, in one number: the device and layout of a tensor, and all that wraps it.
+
+    ``torch._C._dispatch_keys``, seen in PyTorch 2.1 to 2.11.
+    """
+    return torch._C._dispatch_keys(tensor).raw_repr()
+
+
+@cache
+def ordinary_keys(device: str) -> tuple[int, int]:
+    """The :func:`dispatch_keys` of dense tensors on a device, made as usual and in inference mode.
+
+    Others have more or other keys: subclasses that dispatch, what torch.func wraps, fake, nested, sparse and
+    quantized tensors, negations and zeros that are not written down.
+    """
+    found = []
+    for inference in (False, True):
+        with torch.inference_mode(inference):
+            found.append(dispatch_keys(torch.empty(0, device=device)))
+    return found[0], found[1]
 
 
 # Not asked while tracing, which old versions of torch.compile cannot.
