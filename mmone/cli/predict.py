@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from argparse import Namespace
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -21,7 +21,8 @@ pictures, by the names of their images, and predictions.json: {"model": …, "we
   segmentation    "classes": {class: fraction of the pixels}
   undecodable     "error"
 
-Exit status: 0, 1 if an input could not be decoded, 2 if nothing could be done.
+Exit status: 0, 1 if an input could not be decoded or a folder has files of other types, which are
+skipped and counted by type, 2 if nothing could be done.
 
 examples:
   mmone predict photo.jpg --model mobileone-s0_8xb32_in1k --weights mobileone_s0.pth.tar
@@ -49,32 +50,47 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: Namespace) -> int:
     from mmone.apis import get_model
-    files = [file for given in args.inputs for file in _files(given)]
-    videos = _videos(files)
     out = Path(args.out_dir).absolute()
+    given, skipped = zip(*(_files(name, out) for name in args.inputs))
+    files = [file for found in given for file in found]
+    videos = _videos(files)
     pictures = {} if args.no_draw else _pictures(files, out)
     model = get_model(args.model, args.weights, args.device, deploy=not args.branches, trust=args.trust)
     out.mkdir(parents=True, exist_ok=True)
     track = progress('predicting', sum(len(videos.get(file, [file])) for file in files))
     records = list(track(_records(model, files, videos, pictures, args)))
-    return _write(records, out, args)
+    return _write(records, sum(skipped, Counter()), out, args)
 
 
-def _files(given: str) -> list[str]:
+def _files(given: str, out: Path) -> tuple[list[str], Counter[str]]:
+    """The images and videos that an input names, and the types of a folder's other files, counted.
+
+    What lies in ``out``, where an earlier run may have left pictures, is not counted; nor are hidden files.
+    """
     from mmone.errors import InputError
     from mmone.runtime.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES
     path = Path(given)
     if path.is_dir():
-        found = sorted(str(file) for file in path.rglob('*') if file.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES)
+        inside = path.absolute() in out.parents
+        files = sorted(str(file) for file in path.rglob('*')
+                       if not file.is_dir() and not (inside and out in file.absolute().parents))
+        found = [file for file in files if file.lower().endswith(IMAGE_SUFFIXES + VIDEO_SUFFIXES)]
+        others = Counter(Path(file).suffix.lower() or 'no suffix' for file in set(files).difference(found)
+                         if not Path(file).name.startswith('.'))
         if not found:
-            raise InputError(f'folder {given} has no images or videos ({", ".join(IMAGE_SUFFIXES)})')
-        return found
+            raise InputError(f'folder {given} has no images or videos ({", ".join(IMAGE_SUFFIXES)})'
+                             + (f', but files of other types: {_counted(others)}' if others else ''))
+        return found, others
     if path.is_file():
-        return [given]
+        return [given], Counter()
     found = sorted(file for file in glob.glob(given, recursive=True) if os.path.isfile(file))
     if not found:
         raise InputError(f'input {given} does not exist: give an image, a folder, a glob or a video')
-    return found
+    return found, Counter()
+
+
+def _counted(types: Counter[str]) -> str:
+    return ', '.join(f'{count} {suffix}' for suffix, count in sorted(types.items()))
 
 
 def _videos(files: Sequence[str]) -> dict:
@@ -134,7 +150,7 @@ def _draw(model, prediction, score_thr: float, path: Path) -> None:
     mmcv.imwrite(mmcv.rgb2bgr(draw(model, prediction, score_thr)), str(path))
 
 
-def _write(records: Sequence[dict], out: Path, args: Namespace) -> int:
+def _write(records: Sequence[dict], skipped: Counter[str], out: Path, args: Namespace) -> int:
     """Write ``predictions.json`` and say what was done; returns the exit status."""
     from mmone.files import written_whole
     content = dict(model=args.model, weights=args.weights, predictions=records)
@@ -145,4 +161,6 @@ def _write(records: Sequence[dict], out: Path, args: Namespace) -> int:
           + ('' if args.no_draw else f', pictures in {out}'))
     for file in failed:
         print(f'cannot be decoded: {file}', file=sys.stderr)
-    return 1 if failed else 0
+    if skipped:
+        print(f'skipped, no images or videos by their names: {_counted(skipped)}', file=sys.stderr)
+    return 1 if failed or skipped else 0

@@ -63,3 +63,29 @@ def test_video(trained, data, tmp_path):
     records = json.loads(Path('out/predictions.json').read_text())['predictions']
     assert [record.get('frame') for record in records] == [0, 1, 2, 3, None]
     assert len(list(Path('out').rglob('00000?.jpg'))) >= 4
+
+
+def test_files_of_other_types_are_counted(trained, data, tmp_path, capsys):
+    path, weights = trained('mmpretrain')
+    folder = tmp_path / 'photos'
+    (folder / 'deep.jpg').mkdir(parents=True)
+    (folder / 'a.JPG').write_bytes(images(data)[0].read_bytes())
+    names = ('b.heic', 'deep.jpg/c.HEIC', 'd.txt', 'README', '.DS_Store')
+    for name in names:
+        (folder / name).touch()
+
+    def predict(*inputs):
+        status = command('predict', *inputs, '--model', path, '--weights', weights, '--out-dir', folder / 'out',
+                         '--device', 'cpu')
+        return status, capsys.readouterr().err
+
+    for _ in range(2):  # the pictures and predictions of the first run are not counted
+        assert predict(folder) == (1, 'skipped, no images or videos by their names: 2 .heic, 1 .txt, 1 no suffix\n')
+        records = json.loads((folder / 'out' / 'predictions.json').read_text())['predictions']
+        assert [record['input'] for record in records] == [str(folder / 'a.JPG')]
+    assert predict(folder / 'a.JPG') == (0, '')
+    (folder / 'a.JPG').unlink()
+    with pytest.raises(SystemExit) as error:
+        predict(folder / 'deep.jpg')
+    assert error.value.code == 2
+    assert 'has no images or videos' in (line := capsys.readouterr().err) and 'other types: 1 .heic' in line
