@@ -12,7 +12,7 @@ def resize(image: np.ndarray, size: tuple[int, int], interpolation: str) -> np.n
     """Resize an image (H, W) or (H, W, 3) to ``size``, height and width, as ``cv2.resize`` does.
 
     Args:
-        image (np.ndarray): Of integers, uint8 but for ``'nearest'``.
+        image (np.ndarray): Of integers, or float32.
         size (tuple[int, int]): Height and width.
         interpolation (str): ``'nearest'``, ``'bilinear'``, ``'bicubic'``, ``'area'`` or ``'lanczos'``.
     """
@@ -29,7 +29,10 @@ def resize(image: np.ndarray, size: tuple[int, int], interpolation: str) -> np.n
         along[axis] = -1
         result = sum(result.take(place, axis) * weight.reshape(along).astype(np.float32)
                      for place, weight in zip(places.T, weights.T))
-    return np.clip(np.rint(result), 0, 255).astype(image.dtype)
+    if image.dtype.kind == 'f':
+        return result.astype(image.dtype)
+    limits = np.iinfo(image.dtype)
+    return np.clip(np.rint(result), limits.min, limits.max).astype(image.dtype)
 
 
 def _convolved(before: int, after: int, kernel, reach: int) -> tuple[np.ndarray, np.ndarray]:

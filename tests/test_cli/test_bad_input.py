@@ -3,6 +3,7 @@ import gc
 import multiprocessing
 import pickle
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from mmengine.registry import MODELS, DefaultScope
 
 from mmone.models import MobileOne
 from tests.kit import ROOT, TASKS, command, run_command, run_tool
+
+BOMB = b'P6 40000 40000 255\n' + bytes(99)  # the header of an image that takes 4.8 GB
 
 
 @pytest.fixture
@@ -174,7 +177,7 @@ def test_class_count_of_test(fails, config, checkpoint):
 
 @pytest.mark.parametrize('workers, content, words', [
     (0, b'', 'cannot be decoded'), (2, b'no image', 'cannot be decoded'),
-    (2, b'P6 40000 40000 255\n' + bytes(99), 'states 40000x40000 pixels')])
+    (2, BOMB, 'states 40000x40000 pixels')])
 @pytest.mark.parametrize('task, file', [
     ('mmpretrain', 'classes/train/circle'),
     ('mmdet', 'JPEGImages'),
@@ -190,6 +193,31 @@ def test_undecodable(fails, config, tmp_path, data, task, file, workers, content
     line = fails('train', config(task, data=broken), '--cfg-options',
                  f'train_dataloader.num_workers={workers}')
     assert f'{path} {words}' in line
+
+
+def test_images_too_large_to_decode(fails, trained, tmp_path, data, capsys):
+    """At every door but training's, where test_undecodable has them."""
+    path, weights = trained('mmpretrain')
+    folder = tmp_path / 'photos'
+    folder.mkdir()
+    bomb = folder / 'bomb.ppm'
+    bomb.write_bytes(BOMB)
+    words = f'image {bomb} states 40000x40000 pixels'
+    assert words in fails('export', path, weights, '--out', 'x.onnx', '--images', folder)
+    assert not Path('x.onnx').exists()
+    assert command('predict', bomb, '--model', path, '--weights', weights, '--device', 'cpu') == 1
+    assert 'states 40000x40000 pixels' in Path('predictions/predictions.json').read_text()
+    capsys.readouterr()
+
+    broken = shutil.copytree(data, tmp_path / 'data')
+    for image in broken.glob('classes/train/*/*.jpg'):
+        image.unlink()
+        image.write_bytes(BOMB)
+    path, _ = trained('mmpretrain', f'train_dataloader["dataset"]["data_root"] = {str(broken / "classes")!r}\n')
+    weights = {f'backbone.{key}': value for key, value in MobileOne('s0', deploy=True).state_dict().items()}
+    torch.save(weights, 'fused.pth')
+    assert 'states 40000x40000 pixels' in fails('convert', 'fused.pth', 'out.pth', '--expand', path)
+    assert not Path('out.pth').exists()
 
 
 def test_options_that_do_not_fit(fails, config, checkpoint):

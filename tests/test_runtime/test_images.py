@@ -186,12 +186,14 @@ def test_without_either_library(tmp_path, monkeypatch):
 @pytest.mark.parametrize('size', [(50, 30), (20, 32), (17, 15), (96, 80), (120, 30), (1, 1), (200, 3)])
 def test_numpy_resizes_as_opencv_does(monkeypatch, interpolation, size):
     picture = make_sample(3, 5, 64).image[:40]
-    expected = [resize(image, size, interpolation) for image in (picture, picture[:, :, 0])]
+    pictures = [(picture, 1), (picture[:, :, 0], 1), (picture.astype(np.float32), 0.01),
+                (np.dstack([picture, picture[:, :, :1]]).astype(np.uint16) * 200, 1)]
+    expected = [resize(image, size, interpolation) for image, _ in pictures]
     monkeypatch.setitem(sys.modules, 'cv2', None)
-    for image, answer in zip((picture, picture[:, :, 0]), expected):
+    for (image, most), answer in zip(pictures, expected):
         given = resize(image, size, interpolation)
-        assert given.shape == answer.shape and given.dtype == np.uint8
-        assert np.abs(given.astype(int) - answer).max() <= (interpolation != 'nearest')
+        assert given.shape == answer.shape and given.dtype == answer.dtype
+        assert np.abs(given.astype(float) - answer).max() <= (0 if interpolation == 'nearest' else most)
     labels = np.arange(4000, dtype=np.int32).reshape(40, 100) * 1000
     monkeypatch.undo()
     nearest = resize(labels, size, 'nearest')
