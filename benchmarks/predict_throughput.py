@@ -26,22 +26,20 @@ def parse_args():
 
 def main():
     args = parse_args()
-    import mmcv
     import torch
     from mmengine.dataset import pseudo_collate
 
-    from mmone.apis import get_model, predict, test_pipeline
+    from mmone.apis import get_model, predict
+    from mmone.pipeline import ImagePipeline
     files = sorted(map(str, args.folder.rglob('*.jpg')))[:args.images]
     model = get_model(args.model, args.weights)
-    pipeline = test_pipeline(model.cfg)
+    pipeline = ImagePipeline(model.cfg)
 
     def bare():
         for start in range(0, len(files), args.batch_size):
             batch = []
             for number, file in enumerate(files[start:start + args.batch_size]):
-                image = mmcv.imread(file)
-                batch.append(pipeline(dict(img=image, img_path=file, img_id=number,
-                                           img_shape=image.shape[:2], ori_shape=image.shape[:2])))
+                batch.append(pipeline.prepare(pipeline.read(file, number)))
             with torch.no_grad():
                 model.test_step(pseudo_collate(batch))
 

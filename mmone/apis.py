@@ -1,30 +1,33 @@
 """Name a model, get predictions: :func:`get_model`, :func:`predict` and :func:`draw`."""
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-import mmcv
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.dataset import Compose, pseudo_collate
-from mmengine.device import get_device
+from mmengine.dataset import pseudo_collate
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, VISUALIZERS
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.structures import BaseDataElement
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmone.checkpoints.io import state_dict_of
 from mmone.checkpoints.loading import reading_safely
 from mmone.compat import set_mmpretrain_attributes
-from mmone.config import build_model, dataset_of, default_scope, set_deploy, type_name
+from mmone.config import build_model, dataset_of, set_deploy
 from mmone.convert.fit import check_fit
+from mmone.devices import computing_on, find_device
 from mmone.errors import InputError
 from mmone.export.exported import ExportedModel
+from mmone.export.heads import is_multi_label
+from mmone.models import MobileOne
+from mmone.pipeline import ImageError, ImagePipeline, picture
 from mmone.runtime import is_exported
-from mmone.runtime.images import read_image
 from mmone.zoo import find_config
 
 _VISUALIZERS = dict(mmpretrain='mmpretrain.UniversalVisualizer', mmdet='mmdet.DetLocalVisualizer',
@@ -37,44 +40,62 @@ class Prediction(NamedTuple):
 
     Attributes:
         name (str): Path of the image, or its number if it was given as an array.
-        image (np.ndarray | None): (H, W, 3) uint8 in BGR; None if it cannot be decoded.
+        image (np.ndarray | None): (H, W, 3) uint8 in BGR, a picture of it; None if it cannot be used.
         sample (BaseDataElement | None): The library's data sample; None with ``image``.
+        error (str | None): Why it cannot be used.
     """
     name: str
     image: np.ndarray | None
     sample: BaseDataElement | None
+    error: str | None = None
 
     def record(self, model: BaseModel) -> dict:
         """The prediction as plain data.
 
         ``input``, and by task: ``class``, ``label``, ``score`` and ``top5`` (a list of ``[class,
-        score]``); or ``boxes``, a list of ``class``, ``label``, ``score`` and ``box`` ``[x1, y1,
-        x2, y2]`` in pixels, best first; or ``classes``, the fraction of pixels of each class that
-        occurs. An image that cannot be decoded has ``error`` instead.
+        score]``), or where an image may be of several classes ``labels``, a list of ``class``,
+        ``label`` and ``score``, best first, in place of the first three; or ``boxes``, a list of
+        ``class``, ``label``, ``score`` and ``box`` ``[x1, y1, x2, y2]`` in pixels, best first; or
+        ``classes``, the fraction of pixels of each class that occurs. Of several tasks ``tasks``,
+        the answers by their names. An image that cannot be used has ``error`` instead.
+
+        Raises:
+            InputError: If the model's predictions are none of these.
         """
         if self.sample is None:
-            return dict(input=self.name, error='cannot be decoded')
-        names = model.dataset_meta.get('classes')
+            return dict(input=self.name, error=self.error)
+        names = model.dataset_meta.get('classes') or ()
+        return dict(input=self.name, **_plain(self.sample, names, getattr(model, 'head', None)))
 
-        def name(label: int) -> str:
-            return names[label] if names else str(label)
 
-        if 'pred_label' in self.sample:
-            scores, labels = self.sample.pred_score.topk(min(5, len(self.sample.pred_score)))
-            best = [[name(label), score] for label, score in zip(labels.tolist(), scores.tolist())]
-            return dict(input=self.name, label=int(labels[0]), score=best[0][1], top5=best,
-                        **{'class': best[0][0]})
-        if 'pred_instances' in self.sample:
-            found = self.sample.pred_instances
-            boxes = [
-                dict(label=label, score=score, box=box, **{'class': name(label)})
-                for label, score, box in zip(found.labels.tolist(), found.scores.tolist(),
-                                             found.bboxes.tolist())]
-            return dict(input=self.name, boxes=sorted(boxes, key=lambda box: -box['score']))
-        labels, counts = self.sample.pred_sem_seg.data.unique(return_counts=True)
+def _plain(sample: BaseDataElement, names: Sequence[str], head: object) -> dict:
+    """A sample's prediction as plain data; ``head`` is the classifier's that made it."""
+
+    def named(label: int, **more) -> dict:
+        return {'class': names[label] if label < len(names) else str(label), 'label': label, **more}
+
+    if hasattr(sample, 'tasks'):  # mmpretrain's MultiTaskDataSample, whose classes have no names
+        return dict(tasks={task: _plain(sample.get(task), (), head.task_heads[task]) for task in sorted(sample.tasks)})
+    if 'pred_label' in sample:
+        scores, labels = sample.pred_score.topk(min(5, len(sample.pred_score)))
+        best = [named(label, score=score) for label, score in zip(labels.tolist(), scores.tolist())]
+        top5 = [[found['class'], found['score']] for found in best]
+        if is_multi_label(head):
+            positive = [named(label, score=sample.pred_score[label].item()) for label in sample.pred_label.tolist()]
+            return dict(labels=sorted(positive, key=lambda found: -found['score']), top5=top5)
+        return dict(best[0], top5=top5)
+    if 'pred_instances' in sample:
+        found = sample.pred_instances
+        boxes = [named(label, score=score, box=box) for label, score, box in zip(
+            found.labels.tolist(), found.scores.tolist(), found.bboxes.tolist())]
+        return dict(boxes=sorted(boxes, key=lambda box: -box['score']))
+    if 'pred_sem_seg' in sample:
+        labels, counts = sample.pred_sem_seg.data.unique(return_counts=True)
         total = counts.sum().item()
-        return dict(input=self.name, classes={
-            name(label): count / total for label, count in zip(labels.tolist(), counts.tolist())})
+        return dict(classes={named(label)['class']: count / total
+                             for label, count in zip(labels.tolist(), counts.tolist())})
+    raise InputError('the model predicts something else than classes, boxes or a label map: it has '
+                     f'{", ".join(sample.keys()) or "nothing"}')
 
 
 def get_config(model: str | Path | Config, deploy: bool = True) -> Config:
@@ -115,7 +136,7 @@ def get_model(model: str | Path | Config,
         trust (bool): Allow a checkpoint that can run code. Defaults to False.
 
     Raises:
-        InputError: If there is no such model, or the weights cannot be used for it.
+        InputError: If there is no such model or device, or the weights cannot be used for the model.
     """
     if not isinstance(model, Config) and is_exported(model):
         for name, given in (('weights', weights), ('device', device not in (None, 'cpu') and device)):
@@ -123,6 +144,7 @@ def get_model(model: str | Path | Config,
                 raise InputError(f'{model} is an exported model, which has its weights in it and '
                                  f'computes on the CPU: leave {given} out', parameter=name)
         return ExportedModel(model).eval()
+    place = find_device(device)
     cfg, published = find_config(model)
     weights = weights or published
     if weights is None:
@@ -136,7 +158,7 @@ def get_model(model: str | Path | Config,
     net.load_state_dict(state_dict)
     net.cfg, net.dataset_meta = cfg, _dataset_meta(cfg, checkpoint.get('meta') or {})
     set_mmpretrain_attributes(net, cfg, net.dataset_meta)
-    return net.to(device or get_device()).eval()
+    return net.to(place).eval()
 
 
 def _dataset_meta(cfg: Config, meta: dict) -> dict:
@@ -159,27 +181,35 @@ def predict(model: BaseModel, images: Iterable[str | Path | np.ndarray],
             batch_size: int = 1) -> Iterator[Prediction]:
     """Predict images, in their order; the next ones are made ready while the model computes.
 
+    Images of one batch that differ in size are computed apart, so that no image's answer depends on the
+    others'.
+
     Args:
         model (BaseModel): From :func:`get_model`.
-        images (Iterable): Paths, or arrays (H, W, 3) uint8 in BGR as OpenCV reads them.
+        images (Iterable): Paths, which are read as the config's test pipeline does; or arrays (H, W, 3)
+            uint8 in BGR as OpenCV reads them, or as the pipeline reads them if that is otherwise.
         batch_size (int): Defaults to 1.
 
     Yields:
-        Prediction: One for each image; of an undecodable one with ``sample`` None.
+        Prediction: One for each image; of one that cannot be used with ``sample`` None, and ``error``.
+
+    Raises:
+        InputError: If the config has no test pipeline, or what it reads images with is not installed.
     """
-    pipeline = test_pipeline(model.cfg)
+    pipeline = ImagePipeline(model.cfg)
+    batch_size = 1 if _has_batch_statistics(model) else batch_size
 
     def prepare(numbered):
         number, given = numbered
-        name, image = (str(number), given) if isinstance(given, np.ndarray) else (str(given), None)
-        if image is None:
-            try:
-                image = read_image(name)[:, :, ::-1]  # BGR
-            except InputError:
-                return Prediction(name, None, None), None
-        data = dict(img=image, img_path=name, img_id=number, img_shape=image.shape[:2],
-                    ori_shape=image.shape[:2])
-        return Prediction(name, image, None), pipeline(data)
+        name = str(number) if isinstance(given, np.ndarray) else str(given)
+        try:
+            found = pipeline.read(given, number)
+            image = picture(found['img'])
+            data = pipeline.prepare(found)
+            _check_channels(model, data['inputs'], name)
+        except ImageError as error:
+            return Prediction(name, None, None, error.message.removeprefix(f'image {name} ')), None
+        return Prediction(name, image, None), data
 
     def batches():
         numbered = iter(enumerate(images))
@@ -195,28 +225,55 @@ def predict(model: BaseModel, images: Iterable[str | Path | np.ndarray],
             if not waiting:
                 return
             ready = [future.result() for future in waiting.pop(0)]
-            inputs = [data for _, data in ready if data is not None]
-            with torch.no_grad():
-                samples = iter(model.test_step(pseudo_collate(inputs)) if inputs else ())
+            samples = iter(_samples(model, [data for _, data in ready if data is not None]))
             for prediction, data in ready:
-                yield prediction if data is None else prediction._replace(sample=next(samples).cpu())
+                yield prediction if data is None else prediction._replace(sample=next(samples))
 
 
-def test_pipeline(cfg: Config) -> Compose:
-    """The config's test pipeline for an image that is loaded, without annotations."""
-    dataset = dataset_of(cfg.get('test_dataloader'))
-    if not dataset.get('pipeline'):
-        raise InputError('the config has no pipeline in test_dataloader.dataset to prepare images')
-    transforms = []
-    for transform in dataset.pipeline:
-        if type_name(transform) in ('LoadImageFromFile', 'LoadAnnotations'):
-            continue
-        if 'meta_keys' in transform:  # those of annotations, as CocoMetric wants them
-            transform = dict(transform, meta_keys=tuple(
-                key for key in transform['meta_keys'] if key != 'instances'))
-        transforms.append(transform)
-    with default_scope(cfg):
-        return Compose(transforms)
+def _has_batch_statistics(model: BaseModel) -> bool:
+    """Whether a norm of the model has no running statistics: it normalizes a batch by itself, in evaluation too."""
+    return any(isinstance(module, _BatchNorm) and module.running_mean is None for module in model.modules())
+
+
+def _check_channels(model: BaseModel, inputs: torch.Tensor, name: str) -> None:
+    backbone = getattr(model, 'backbone', None)
+    expected = (model.runtime.channels if isinstance(model, ExportedModel) else
+                backbone.in_channels if isinstance(backbone, MobileOne) else inputs.shape[0])
+    if inputs.shape[0] != expected:
+        raise ImageError(f'image {name} has {inputs.shape[0]} channels, of which the model takes {expected}')
+
+
+def _samples(model: BaseModel, batch: Sequence[dict]) -> list[BaseDataElement]:
+    """Predict prepared images, those of one size at a time: a library would pad the others, or refuse them."""
+    groups: dict[tuple, list[int]] = {}
+    for i, data in enumerate(batch):
+        # mmseg takes the sizes of a batch's images from the first one's.
+        sizes = (tuple(data['data_samples'].metainfo.get(key, ())) for key in ('img_shape', 'pad_shape'))
+        groups.setdefault((data['inputs'].shape, *sizes), []).append(i)
+    found: list = [None] * len(batch)
+    with _evaluating(model), torch.no_grad(), computing_on(model.data_preprocessor.device):
+        for group in groups.values():
+            for i, sample in zip(group, model.test_step(pseudo_collate([batch[i] for i in group]))):
+                found[i] = _with_integer_labels(sample.cpu())
+    return found
+
+
+def _with_integer_labels(sample: BaseDataElement) -> BaseDataElement:
+    if 'pred_sem_seg' in sample:  # of one output channel, mmseg's are floats
+        sample.pred_sem_seg.data = sample.pred_sem_seg.data.long()
+    return sample
+
+
+@contextmanager
+def _evaluating(model: BaseModel) -> Iterator[None]:
+    """Let a model that is being trained predict as it would afterwards, until the block ends."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def draw(model: BaseModel, prediction: Prediction, score_thr: float = 0.3) -> np.ndarray:
@@ -241,7 +298,7 @@ def draw(model: BaseModel, prediction: Prediction, score_thr: float = 0.3) -> np
         visualizer = VISUALIZERS.get(_VISUALIZERS[model.cfg.default_scope])()
         visualizer.dataset_meta = model.dataset_meta
         object.__setattr__(model, '_visualizer', visualizer)
-    image = mmcv.bgr2rgb(prediction.image)
+    image = np.ascontiguousarray(prediction.image[:, :, ::-1])  # RGB
     if hasattr(visualizer, 'visualize_cls'):
         return visualizer.visualize_cls(
             image, sample, classes=model.dataset_meta.get('classes'), draw_gt=False,

@@ -1,9 +1,13 @@
 """Which versions of its foundations mmone is tested with, and what it uses of them beyond their public API."""
+import pickle
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib import import_module
 
+import mmengine.model.utils
 import torch
+import torch.utils._device
 from mmengine.config import Config, DictAction
 from mmengine.dataset import InfiniteSampler
 from mmengine.model import BaseModel
@@ -12,35 +16,34 @@ from mmengine.runner.base_loop import BaseLoop
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.utils import digit_version
 from torch import Tensor, nn
+from torch.overrides import _get_current_function_mode_stack
 from torch.utils.data import DataLoader, Sampler
 
+from .errors import InputError
+from .libraries import pip_name, rebuild_mmcv
 from .version import __version__
 
-# distribution names, the first that is installed counts -> (minimum, first unsupported)
+# module -> (minimum, first unsupported). What mmdet and mmsegmentation refuse beyond is theirs to refuse.
 SUPPORTED = {
-    ('mmengine', 'mmengine-lite'): ('0.8.0', '1.0.0'),
-    ('mmcv', 'mmcv-lite'): ('2.0.0', '2.2.0'),
+    'mmengine': ('0.8.0', '1.0.0'),
+    'mmcv': ('2.0.0', '3.0.0'),
 }
 
 
-def _installed(names):
-    for name in names:
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            continue
-    return None
-
-
 def check_versions() -> None:
-    """Raise ImportError if mmengine or mmcv is absent or outside the supported range."""
-    for names, (minimum, unsupported) in SUPPORTED.items():
-        found = _installed(names)
-        if found is None or not (
-                digit_version(minimum) <= digit_version(found) < digit_version(unsupported)):
-            raise ImportError(
-                f'mmone {__version__} supports {names[0]}>={minimum},<{unsupported}, found '
-                f'{found or "none"}: pip install "{names[0]}>={minimum},<{unsupported}"')
+    """Raise InputError if mmengine or mmcv is outside the supported range.
+
+    The modules are asked, whichever distribution has brought them: a lite one, a fork's, somebody's own build.
+    An mmcv that is absent, or that cannot be imported, is for those who need it.
+    """
+    for name, (minimum, unsupported) in SUPPORTED.items():
+        try:
+            found = import_module(name).__version__
+        except (ImportError, AttributeError):
+            continue
+        if not digit_version(minimum) <= digit_version(found) < digit_version(unsupported):
+            command = rebuild_mmcv() if name == 'mmcv' else f'pip install {pip_name(name)}'
+            raise InputError(f'mmone {__version__} supports {name}>={minimum},<{unsupported}, found {found}: {command}')
 
 
 def parse_option(value: str):
@@ -96,6 +99,20 @@ def takes_rgb(preprocessor: nn.Module) -> bool:
                for name in ('to_rgb', '_channel_conversion', 'channel_conversion'))
 
 
+@contextmanager
+def without_graph_dump() -> Iterator[None]:
+    """Let ``torch.onnx`` not print the whole graph where it has no operator for a part of it.
+
+    ``torch._C._jit_onnx_log``, which it calls with the graph, seen in PyTorch 2.1 to 2.11.
+    """
+    log = torch._C._jit_onnx_log
+    torch._C._jit_onnx_log = lambda *message: None
+    try:
+        yield
+    finally:
+        torch._C._jit_onnx_log = log
+
+
 def set_mmpretrain_attributes(model: BaseModel, cfg: Config, dataset_meta: dict) -> None:
     """Give a model what mmpretrain's inferencers read from the models that they are given.
 
@@ -104,11 +121,59 @@ def set_mmpretrain_attributes(model: BaseModel, cfg: Config, dataset_meta: dict)
     model._config, model._dataset_meta = cfg, dataset_meta
 
 
+def plain_batch_norm() -> type[nn.Module]:
+    """The BatchNorm that mmengine puts in the place of a synchronized one where there is one process.
+
+    ``mmengine.model.utils._BatchNormXd``, a BatchNorm for any number of dimensions, seen in mmengine 0.10.
+    """
+    return mmengine.model.utils._BatchNormXd
+
+
+def is_transforming() -> bool:
+    """Whether a transform of torch.func (vmap, grad, jvp, …) is active.
+
+    ``torch._C._are_functorch_transforms_active``, seen in PyTorch 2.1 to 2.11.
+    """
+    return torch._C._are_functorch_transforms_active()
+
+
+def interception() -> str | None:
+    """What sees, replaces or differentiates PyTorch's operators at the moment, beside ordinary autograd.
+
+    Private names of PyTorch, seen in 2.1 to 2.11. While torch.compile traces, it sees to the modes and
+    hooks by itself.
+
+    Returns:
+        str | None: Of what kind it is; None for nothing.
+    """
+    if is_transforming():
+        return 'a transform of torch.func is active'
+    if is_compiling():
+        return None
+    if torch.jit.is_tracing():
+        return 'torch.jit.trace is recording'
+    if torch.autograd.forward_ad._current_level >= 0:
+        return 'forward-mode differentiation is active'
+    if torch._C._len_torch_dispatch_stack():
+        return 'a TorchDispatchMode is active'
+    if torch._C._len_torch_function_stack() and not all(
+            isinstance(mode, torch.utils._device.DeviceContext) for mode in _get_current_function_mode_stack()):
+        return 'a TorchFunctionMode is active'
+    if torch.nn.modules.module._has_any_global_hook():
+        return 'a hook on all modules is registered'
+    return None
+
+
+# The unpickler that is written in Python, whose steps can be overridden: ``pickle._Unpickler``, seen in
+# Python 3.8 to 3.14.
+PythonUnpickler: type[pickle.Unpickler] = pickle._Unpickler  # type: ignore[attr-defined]
+
+
 def weights_only_globals() -> dict[str, object]:
     """What PyTorch's own weights-only reading allows, by the names that pickles have for it.
 
-    ``torch._weights_only_unpickler._get_allowed_globals``, seen in PyTorch 1.13 to 2.11; used below
-    2.6, where reading cannot be told to allow more.
+    ``torch._weights_only_unpickler._get_allowed_globals``, seen in PyTorch 1.13 to 2.11; used where
+    PyTorch's own reading cannot be: below 2.6, and for other protocols of pickle than 2.
     """
     return torch._weights_only_unpickler._get_allowed_globals()
 

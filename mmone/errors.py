@@ -1,4 +1,7 @@
-"""The one exception for what a user can mend."""
+"""The one exception for what a user can mend, and what other libraries' exceptions say in one line."""
+import re
+
+_OPERATOR = re.compile(r"\boperat(or|ion)s?\b|\bop '|\b(aten|prim|torchvision|mmcv)::|\bPython function call '")
 
 
 class InputError(ValueError):
@@ -29,3 +32,15 @@ class InputError(ValueError):
 
     def __reduce__(self):  # raised in a data loader's worker, it travels by pickle
         return type(self), (self.message, self.parameter)
+
+
+def cause(error: BaseException) -> str:
+    """What another library's exception says is wrong, in one line.
+
+    Messages of converters and runtimes are dumps of many lines, which end with a graph, a stack or advice.
+    The cause is the first line that names an operator; where none does, the first that is no heading.
+    """
+    lines = [line.strip(' \t-') for line in str(error).splitlines()]
+    lines = [line for line in lines if line] or [type(error).__name__]
+    said = [line for line in lines if not line.endswith(':') or '. ' in line] or lines
+    return next((line for line in said if _OPERATOR.search(line)), said[0])[:300]

@@ -2,7 +2,7 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -12,6 +12,10 @@ try:
     import fcntl
 except ImportError:  # Windows, where two processes that write one file are not kept apart
     fcntl = None  # type: ignore[assignment]
+
+
+class InUse(InputError):
+    """A file that another process is writing."""
 
 
 def sha256(path: str | Path) -> str:
@@ -35,11 +39,16 @@ def check_output(path: str | Path, overwrite: bool) -> None:
 
 
 @contextmanager
-def scratch_folder(path: str | Path) -> Iterator[Path]:
+def scratch_folder(path: str | Path, salvage: Callable[[Path], None] = lambda folder: None) -> Iterator[Path]:
     """An empty hidden folder beside ``path``, on the same disk, in which to make what gets its name.
 
     It is gone afterwards. What a killed process left in it is removed by the next one that writes
     ``path``.
+
+    Args:
+        path (str | Path): What gets its name.
+        salvage (Callable): Is given the folder as a killed process left it, before it is emptied, while no
+            other process can be using it. Defaults to doing nothing.
 
     Raises:
         InputError: If it cannot be made, or another process is using it.
@@ -48,6 +57,7 @@ def scratch_folder(path: str | Path) -> Iterator[Path]:
     folder = path.with_name(f'.{path.name}.partial')
     lock = _lock(folder, path)
     try:
+        salvage(folder)
         for entry in folder.iterdir():
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         yield folder
@@ -76,7 +86,7 @@ def _lock(folder: Path, path: Path) -> int | None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(lock)
-            raise InputError(f'cannot write {path}: another process is writing it') from None
+            raise InUse(f'cannot write {path}: another process is writing it') from None
         except OSError:  # a file system that has no locks
             return lock
         with suppress(FileNotFoundError):

@@ -5,6 +5,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmone import InputError
 from mmone.apis import draw, get_config, get_model, predict
@@ -66,3 +67,73 @@ def test_arrays_branches_and_drawing(trained, task, data):
     absent, = predict(deployed, ['absent.jpg'])
     with pytest.raises(InputError, match='absent.jpg cannot be decoded'):
         draw(deployed, absent)
+
+
+def crops(data, number):
+    """Images of several sizes, one of them twice."""
+    sizes = [(64, 64), (40, 64), (64, 48), (33, 57), (64, 64)]
+    whole = [cv2.imread(str(image)) for image in images(data, number)]
+    return [np.ascontiguousarray(image[:height, :width]) for image, (height, width) in zip(whole, sizes)]
+
+
+def tensors(sample):
+    """All that a library says of an image, by its names."""
+    if 'pred_label' in sample:
+        return dict(scores=sample.pred_score, labels=sample.pred_label)
+    if 'pred_instances' in sample:
+        return {name: sample.pred_instances[name] for name in ('scores', 'labels', 'bboxes')}
+    return dict(labels=sample.pred_sem_seg.data, logits=sample.seg_logits.data)
+
+
+LETTERBOX = "dict(type='Resize', scale=(64, 64), keep_ratio=True), dict(type='Pad', size=(64, 64), pad_val=114)"
+KEEP_RATIO = "dict(type='Resize', scale=(96, 64), keep_ratio=True)"
+
+
+@pytest.mark.parametrize('task, transforms, extra', [
+    ('mmpretrain', '', ''), ('mmpretrain', KEEP_RATIO, "model['data_preprocessor']['pad_size_divisor'] = 32\n"),
+    ('mmdet', KEEP_RATIO, ''), ('mmdet', KEEP_RATIO, "model['data_preprocessor']['pad_size_divisor'] = 32\n"),
+    ('mmdet', LETTERBOX, ''), ('mmseg', '', ''), ('mmseg', LETTERBOX, ''),
+    ('mmseg', KEEP_RATIO, "model['data_preprocessor']['test_cfg'] = dict(size_divisor=32)\n"),
+    ('mmseg', '', "model['test_cfg'] = dict(mode='slide', crop_size=(32, 32), stride=(16, 16))\n"),
+])
+def test_no_answer_depends_on_what_else_is_in_the_batch(trained, task, transforms, extra, data):
+    model = get_model(*trained(task, f'test_pipeline[1:-1] = [{transforms}]\n' + extra), 'cpu')
+    assert_independent(model, crops(data, 5))
+
+
+def test_norms_without_running_statistics_take_those_of_each_image(trained, data):
+    model = get_model(*trained('mmseg'), 'cpu')
+    for module in model.decode_head.modules():
+        if isinstance(module, _BatchNorm):
+            module.track_running_stats = False
+            module.running_mean = module.running_var = None
+    assert_independent(model, [image[:32, :48] for image in crops(data, 5)])
+
+
+def assert_independent(model, given):
+    """The answers to images are the same alone, together, and in another order."""
+    alone = [next(predict(model, [image])) for image in given]
+    for together in (predict(model, given, 5), predict(model, given[::-1], 2)):
+        for a, b in zip(alone, sorted(together, key=lambda prediction: place(prediction, given))):
+            np.testing.assert_array_equal(a.image, b.image)
+            ours, theirs = tensors(a.sample), tensors(b.sample)
+            for name, value in ours.items():
+                torch.testing.assert_close(value, theirs[name], rtol=1e-4, atol=1e-5)
+
+
+def place(prediction, given):
+    return next(i for i, image in enumerate(given) if np.array_equal(image, prediction.image))
+
+
+def test_a_model_in_training_predicts_as_afterwards(trained, data):
+    """And goes on training as it was."""
+    model = get_model(*trained('mmseg'), 'cpu', deploy=False)
+    given = crops(data, 2)
+    expected = [prediction.sample.seg_logits.data for prediction in predict(model, given, 2)]
+    model.train()
+    model.auxiliary_head.eval()
+    before = {name: module.training for name, module in model.named_modules()}
+    found = [prediction.sample.seg_logits.data for prediction in predict(model, given, 2)]
+    assert before == {name: module.training for name, module in model.named_modules()}
+    for a, b in zip(expected, found):
+        assert torch.equal(a, b)

@@ -1,15 +1,14 @@
 """The fused S0 weights as Apple publishes them, on 500 photographs; where both lie in data/."""
 from pathlib import Path
 
-import mmcv
 import pytest
 import torch
 from mmengine.dataset import pseudo_collate
 from torch.nn.functional import cross_entropy
 
-from mmone import apis
 from mmone.apis import get_model, predict
 from mmone.convert import expand
+from mmone.pipeline import ImagePipeline
 
 DATA = Path(__file__).parent.parent / 'data'
 WEIGHTS, IMAGES = DATA / 'mobileone_s0.pth.tar', DATA / 'imagenet_sample'
@@ -43,9 +42,8 @@ def test_expanded_goes_on_from_where_the_fused_network_is(labelled):
     """The same logits in eval mode; in training mode, at a batch of 125, nearly the same loss."""
     model = get_model('mobileone-s0_8xb32_in1k', str(WEIGHTS), 'cpu')
     files = list(labelled)[::4]
-    pipeline = apis.test_pipeline(model.cfg)
-    samples = [pipeline(dict(img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2]))
-               for image in map(mmcv.imread, files)]
+    pipeline = ImagePipeline(model.cfg)
+    samples = [pipeline.prepare(pipeline.read(file)) for file in files]
     images = model.data_preprocessor(pseudo_collate(samples))['inputs']
     labels = torch.tensor([labelled[file] for file in files])
 

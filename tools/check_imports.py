@@ -14,9 +14,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # The rooms of each floor, the lowest first.
 FLOORS = (
-    ('errors', 'version', 'files', 'formats', 'ranks', 'compat', 'registry'),
+    ('errors', 'version', 'devices', 'files', 'untrusted', 'formats', 'libraries', 'ranks', 'compat', 'registry'),
     ('checkpoints', 'config', 'runtime'),
-    ('complexity', ),
+    ('complexity', 'pipeline'),
     ('models', 'zoo'),
     ('convert', 'export', 'datasets'),
     ('apis', 'engine', 'lab'),
@@ -24,7 +24,12 @@ FLOORS = (
 )
 # Rooms of one floor that import each other's all the same.
 SIDEWAYS = {
+    ('devices', 'errors'): 'the ground floor is in order of its list',
     ('files', 'errors'): 'the ground floor is in order of its list',
+    ('untrusted', 'errors'): 'the ground floor is in order of its list',
+    ('libraries', 'errors'): 'the ground floor is in order of its list',
+    ('compat', 'errors'): 'the ground floor is in order of its list',
+    ('compat', 'libraries'): 'the ground floor is in order of its list',
     ('compat', 'version'): 'the ground floor is in order of its list',
     ('registry', 'compat'): 'the ground floor is in order of its list',
     ('export', 'datasets'): 'images to compare on where there are no others',
@@ -36,7 +41,9 @@ WITHOUT = {
     'errors': ('torch', *OPENMMLAB),
     'version': ('torch', *OPENMMLAB),
     'files': ('torch', *OPENMMLAB),
+    'untrusted': ('numpy', 'torch', *OPENMMLAB),
     'formats': ('numpy', 'torch', *OPENMMLAB),
+    'libraries': ('numpy', 'torch', *OPENMMLAB),
     'ranks': ('torch', *OPENMMLAB),
     'runtime': ('torch', 'torchvision', *OPENMMLAB),
     'models': ('mmdet', 'mmpretrain', 'mmseg'),
@@ -51,6 +58,7 @@ INSIDE_FUNCTIONS = {
     ('cli', '*'): '--help answers without waiting for torch',
     ('models', 'mmone.models.dense_heads'): 'mmdet is imported when a detector is built: it is optional',
     ('checkpoints', 'safetensors'): 'optional',
+    ('engine.explain', 'mmcv'): 'optional: mmengine alone trains too',
     ('export.formats', 'onnx'): 'optional',
     ('export.formats', 'openvino'): 'optional',
     ('export.formats', 'coremltools'): 'optional',
@@ -64,6 +72,7 @@ INSIDE_FUNCTIONS = {
     ('runtime', 'coremltools'): 'optional',
     ('runtime', 'torch'): 'optional: two of the formats are computed by it',
     ('runtime', 'torchvision'): 'optional: two of the formats are computed by it',
+    ('runtime', 'tifffile'): 'optional: only some images are read with it',
     ('runtime', 'cv2'): 'optional: images are read with Pillow where there is no OpenCV',
     ('runtime', 'PIL'): 'optional: images are read with OpenCV where it is there',
 }

@@ -10,6 +10,7 @@ from mmengine.model import BaseModel
 from mmone.config import default_scope
 from mmone.runtime import Runtime
 from mmone.runtime.images import resize
+from mmone.runtime.model import channels_first
 
 # Limits of what rounding may do, in float32 and in half precision. It decides between equal scores,
 # and which of two boxes is suppressed whose IoU is the threshold: a few boxes may have no counterpart.
@@ -38,10 +39,10 @@ def difference(model: BaseModel, exported: Runtime, images: Sequence[np.ndarray]
     Args:
         model (BaseModel): The model it is of, from :func:`mmone.apis.get_model`.
         exported (Runtime): The exported model.
-        images (Sequence[np.ndarray]): Each (H, W, 3) uint8 in RGB, of any size.
+        images (Sequence[np.ndarray]): Each as :meth:`mmone.runtime.Runtime.predict` takes it, of any size.
     """
     batches = _batches([exported.prepare(image) for image in images], exported.meta['input']['dynamic'])
-    expected = [answers(model, np.stack([image.transpose(2, 0, 1) for image in batch])) for batch in batches]
+    expected = [answers(model, np.stack([channels_first(image) for image in batch])) for batch in batches]
     given = [exported(np.stack([exported.normalized(image) for image in batch])) for batch in batches]
     return compare(exported.task, expected, given, exported.meta['half'])
 
@@ -65,14 +66,16 @@ def answers(model: BaseModel, images: np.ndarray) -> Answer:
 
     Args:
         model (BaseModel): From :func:`mmone.apis.get_model`.
-        images (np.ndarray): (N, 3, H, W) uint8 in RGB.
+        images (np.ndarray): (N, C, H, W), of three channels in RGB.
     """
     scope = model.cfg.default_scope
     shape = images.shape[2:]
     meta = dict(img_shape=shape, ori_shape=shape, pad_shape=shape, scale_factor=(1.0, 1.0), img_id=0)
     with default_scope(model.cfg):
         samples = [_sample(scope, meta) for _ in images]
-        inputs = [torch.from_numpy(np.ascontiguousarray(image[::-1])) for image in images]  # BGR
+        if images.shape[1] == 3:
+            images = images[:, ::-1]  # BGR
+        inputs = [torch.from_numpy(np.ascontiguousarray(image)) for image in images]
         found = model.test_step(dict(inputs=inputs, data_samples=samples))
     if scope == 'mmpretrain':
         batch = model.data_preprocessor(dict(inputs=inputs, data_samples=samples))['inputs']

@@ -1,5 +1,7 @@
 """A model becomes one file that runs without PyTorch, checked before it gets its name."""
 import json
+import os
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +12,7 @@ import torch
 from mmengine.model import BaseModel
 
 from mmone.convert.reparameterize import deployed_copy
-from mmone.errors import InputError
+from mmone.errors import InputError, cause
 from mmone.files import check_output, publish, scratch_folder, sha256
 from mmone.formats import FORMATS, SUFFIXES, format_of
 from mmone.runtime import Runtime, coreml, metadata
@@ -18,10 +20,13 @@ from mmone.version import __version__
 
 from .compare import Difference, difference
 from .formats import get_writer
-from .graph import GRAPHS, Graph, normalization
-from .inputs import check_shape, image_files, images_to_compare_on, prepare
+from .graph import GRAPHS, Graph, input_channels, normalization
+from .heads import check_supported
+from .inputs import check_shape, image_files, images_to_compare_on, prepare, reading
 
 DYNAMIC = ('batch', 'hw')
+COLOURS = {1: 'grey', 3: 'RGB'}
+_CONVERTERS = {'mmone', *(package for kind in FORMATS.values() for package in kind.written_with), 'torch'}
 
 
 class ExportReport(NamedTuple):
@@ -50,7 +55,7 @@ class ExportReport(NamedTuple):
                    'not compared with PyTorch: this format computes on macOS only; export it there '
                    'too, where it is compared')
         return '\n'.join([
-            f'{self.path}: {self.size / 2**20:.2f} MiB, {self.meta["task"]}, {given["dtype"]} RGB '
+            f'{self.path}: {self.size / 2**20:.2f} MiB, {self.meta["task"]}, {given["dtype"]} {given["colour"]} '
             f'{given["height"]}x{given["width"]}{free}, {len(self.meta["classes"])} classes',
             f'operators: {", ".join(f"{kind} {n}" for kind, n in self.operators.most_common())}',
             f'normalization: {self.meta["normalization"]}', checked])
@@ -92,29 +97,32 @@ def export_model(model: BaseModel,
     out = Path(out)
     name = _format_name(out, format)
     writer = get_writer(name)
+    _remove_half(out)
     _check_outputs(out, overwrite)
     _check_dynamic(dynamic)
-    task, build_graph = _graph_of(model)
+    check_supported(model)
+    task, build_graph = GRAPHS[model.cfg.default_scope]
     model = deployed_copy(model)[0].cpu()
     files, place = image_files(model.cfg, images)
     shape, pipeline = prepare(model.cfg, shape, 'hw' in dynamic, files)
-    check_shape(model, shape)
+    check_shape(model, shape, 'hw' in dynamic)
     graph = build_graph(model, shape, dynamic_hw='hw' in dynamic, raw=raw, half=half and writer.HALF,
                         logits=logits).eval()
     meta = dict(
         version=metadata.VERSION, sha256=metadata.NO_DIGEST, mmone=__version__, task=task,
-        classes=_class_names(model), pipeline=pipeline, input=_describe_input(model, shape, dynamic, raw),
-        outputs=list(graph.outputs), normalization=_describe_normalization(graph, raw), half=half,
-        **_describe_source(source), palette=_palette(model))
+        classes=_class_names(model), reading=reading(model.cfg), pipeline=pipeline,
+        input=_describe_input(model, shape, dynamic, raw), outputs=list(graph.outputs), decision=graph.decision,
+        normalization=_describe_normalization(graph, raw), half=half, **_describe_source(source),
+        palette=_palette(model))
+    compared = images_to_compare_on(model.cfg, files, place, shape, input_channels(model), raw)
 
     with scratch_folder(out) as folder:
         made = folder / out.name
         operators = _write(name, graph, shape, dynamic, meta, made)
         meta['sha256'] = metadata.seal(made)
-        found, compared_on = _compare(name, made, model, *images_to_compare_on(files, place, shape))
+        found, compared_on = _compare(name, made, model, *compared)
         size = sum(file.stat().st_size for file in folder.rglob('*') if file.is_file())
-        for path in _outputs(out):
-            publish(folder / path.name, path)
+        _publish(folder, out)
     return ExportReport(out, size, operators, found, compared_on, meta)
 
 
@@ -133,6 +141,39 @@ def _outputs(out: Path) -> list[Path]:
     return [out.with_suffix('.bin'), out] if out.suffix == FORMATS['openvino'].suffix else [out]
 
 
+def _publish(folder: Path, out: Path) -> None:
+    """Give the files in a scratch folder their names, the one that is opened last.
+
+    Two files cannot get their names in one step, and one of the new and one of the old are no model. So the
+    old one that is opened goes first: at no moment there is one that is not whole. What a process that is
+    killed in between leaves is a file that nothing opens, which :func:`_remove_half` knows by the scratch folder.
+    """
+    first, *last = _outputs(out)
+    if last and out.exists():
+        os.replace(out, folder / f'old{out.suffix}')
+    for path in (first, *last):
+        publish(folder / path.name, path)
+
+
+def _remove_half(out: Path) -> None:
+    """Remove what a process left that was killed while it gave the second of two files its name.
+
+    That is a first file without a second, where the scratch folder has the second that belongs to it.
+    """
+    first, *last = _outputs(out)
+    if not last or out.exists() or not first.is_file():
+        return
+
+    def remove(folder: Path) -> None:
+        for half in folder.glob(f'*{out.suffix}'):
+            if metadata.belong_together(half, first):
+                first.unlink()
+                return
+
+    with scratch_folder(out, remove):
+        pass
+
+
 def _check_outputs(out: Path, overwrite: bool) -> None:
     if out.suffix == FORMATS['coreml'].suffix and (out / 'Manifest.json').is_file():  # Core ML's are folders
         if not overwrite:
@@ -149,33 +190,42 @@ def _check_dynamic(dynamic: Sequence[str]) -> None:
                          parameter='dynamic')
 
 
-def _graph_of(model: BaseModel) -> tuple[str, type[Graph]]:
-    scope = model.cfg.get('default_scope')
-    if scope not in GRAPHS:
-        raise InputError(f'a model of {scope} cannot be exported: expected one of {", ".join(GRAPHS)}')
-    return GRAPHS[scope]
-
-
 def _write(name: str, graph: Graph, shape: tuple[int, int], dynamic: Sequence[str], meta: dict,
            path: Path) -> Counter:
     """Write a graph in a format; returns how often each operator occurs."""
-    dtype = getattr(torch, meta['input']['dtype'])
-    example = torch.zeros(2 if 'batch' in dynamic else 1, 3, *shape, dtype=dtype)
+    dtype, channels = getattr(torch, meta['input']['dtype']), len(meta['input']['mean'])
+    example = torch.zeros(2 if 'batch' in dynamic else 1, channels, *shape, dtype=dtype)
     try:
         with torch.no_grad():
-            return get_writer(name).write(graph, example, dynamic, meta['half'], json.dumps(meta), path)
+            operators = get_writer(name).write(graph, example, dynamic, meta['half'], json.dumps(meta), path)
     except InputError:
         raise
     except Exception as error:  # whatever a converter raises for what its format has not
-        reason = (str(error).strip().splitlines() or [''])[-1]
-        raise InputError(f'the model cannot be written as {name} ({type(error).__name__}: {reason}): its '
-                         'operators must be ones of that format') from error
+        raise InputError(f'the model cannot be written as {name} ({type(error).__name__}: {cause(error)}'
+                         f'{_place(error)}): its operators must be ones of that format') from error
+    return operators
+
+
+def _place(error: Exception) -> str:
+    """Where in the model's own code an exception was raised, if it was there."""
+    place, step = '', error.__traceback__
+    while step is not None:
+        package = step.tb_frame.f_globals.get('__name__', '').partition('.')[0]
+        if package not in _CONVERTERS and package not in sys.stdlib_module_names:
+            place = f'; at {step.tb_frame.f_code.co_filename}:{step.tb_lineno}'
+        step = step.tb_next
+    return place
 
 
 def _compare(name: str, path: Path, model: BaseModel, images: Sequence[np.ndarray],
              description: str) -> tuple[Difference | None, str]:
     """The difference from PyTorch on some images, and their description, where the format computes here."""
-    exported = Runtime(path)
+    try:
+        exported = Runtime(path)
+    except InputError as error:
+        reason = cause(error.__cause__) if error.__cause__ else error.message
+        raise InputError(f'the model cannot be computed as {name} ({reason}): its operators must be ones of that '
+                         'format and of its runtime') from error
     if name == 'coreml' and not coreml.COMPUTES_HERE:
         return None, ''
     found = difference(model, exported, images)
@@ -189,7 +239,7 @@ def _class_names(model: BaseModel) -> list[str]:
     names = model.dataset_meta.get('classes')
     heads = [getattr(model, name) for name in ('head', 'bbox_head', 'decode_head') if hasattr(model, name)]
     count = next((head.num_classes for head in heads if hasattr(head, 'num_classes')), 0)
-    return list(names) if names and len(names) == count else [str(i) for i in range(count)]
+    return list(names) if names and count in (0, len(names)) else [str(i) for i in range(count)]
 
 
 def _palette(model: BaseModel) -> list | None:
@@ -205,10 +255,11 @@ def _describe_source(source: str | Path | None) -> dict:
 
 
 def _describe_input(model: BaseModel, shape: tuple[int, int], dynamic: Sequence[str], raw: bool) -> dict:
-    mean, std = (value.flatten().tolist() for value in normalization(model.data_preprocessor))
-    return dict(name='images', layout='NCHW', colour='RGB', dtype='float32' if raw else 'uint8',
-                height=shape[0], width=shape[1], dynamic=[axis for axis in DYNAMIC if axis in dynamic],
-                mean=mean, std=std)
+    channels = input_channels(model)
+    mean, std = (value.flatten().tolist() for value in normalization(model.data_preprocessor, channels))
+    return dict(name='images', layout='NCHW', colour=COLOURS.get(channels, f'{channels} channels'),
+                dtype='float32' if raw else 'uint8', height=shape[0], width=shape[1],
+                dynamic=[axis for axis in DYNAMIC if axis in dynamic], mean=mean, std=std)
 
 
 def _describe_normalization(graph: Graph, raw: bool) -> str:

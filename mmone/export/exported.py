@@ -1,5 +1,6 @@
 """An exported file in place of a model: for the stock evaluators, and for predicting."""
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ class ExportedModel(BaseModel):
 
     Attributes:
         cfg (Config): The scope and the test pipeline, as predicting needs them.
+        head (SimpleNamespace): ``thr`` and ``topk``, of a classifier that gives an image several classes.
         dataset_meta (dict): ``classes`` and, if known, ``palette``.
 
     Raises:
@@ -46,14 +48,18 @@ class ExportedModel(BaseModel):
         meta = runtime.meta
         scope, pack, preprocessor = TASKS[meta['task']]
         preprocessor = {**preprocessor, **(data_preprocessor or {})}
-        normalize = meta['input']['dtype'] != 'uint8'
+        normalize = runtime.normalizes_outside
         preprocessor.update(mean=meta['input']['mean'] if normalize else None,
                             std=meta['input']['std'] if normalize else None)
-        preprocessor['to_rgb' if scope == 'mmpretrain' else 'bgr_to_rgb'] = True
+        # Three channels the file takes in RGB, others as they are read.
+        preprocessor['to_rgb' if scope == 'mmpretrain' else 'bgr_to_rgb'] = runtime.channels == 3
         preprocessor['type'] = f'{scope}.{preprocessor["type"].rpartition(".")[2]}'
         super().__init__(preprocessor)
         self.runtime = runtime
         self.num_classes = len(meta['classes'])
+        decision = meta.get('decision') or {}
+        if 'topk' in decision:
+            self.head = SimpleNamespace(thr=decision['threshold'], topk=decision['topk'])
         self.dataset_meta = dict(classes=meta['classes'])
         if meta['palette']:
             self.dataset_meta['palette'] = [tuple(colour) for colour in meta['palette']]
@@ -61,35 +67,51 @@ class ExportedModel(BaseModel):
                      for key, value in step.items()} for step in meta['pipeline']]
         self.cfg = Config(dict(
             default_scope=scope,
-            test_dataloader=dict(dataset=dict(pipeline=[*pipeline, pack]))))
+            test_dataloader=dict(dataset=dict(pipeline=[_reader(runtime), *pipeline, pack]))))
 
     def forward(self, inputs: Tensor, data_samples: list[BaseDataElement],
                 mode: str = 'predict') -> list[BaseDataElement]:
-        """Fill ``data_samples`` as the library's models do.
+        """Fill ``data_samples`` as the library's models do, but each image's by itself.
 
         Args:
-            inputs (Tensor): (N, 3, H, W) in RGB, as the data preprocessor gives them.
+            inputs (Tensor): (N, C, H, W), of three channels in RGB, as the data preprocessor gives them; what
+                it has padded is left out.
             data_samples (list[BaseDataElement]): One for each image.
             mode (str): ``'predict'``, the only one.
         """
         if mode != 'predict':
             raise InputError(f'{self.runtime.path} predicts, it cannot be trained')
         images = inputs.cpu().numpy()
-        if self.runtime.meta['input']['dtype'] == 'uint8':
+        if not self.runtime.normalizes_outside:
             images = np.rint(images).astype(np.uint8)
-        outputs = {name: torch.from_numpy(value) for name, value in self.runtime(images).items()}
-        fill = dict(classification=_classify, detection=_detect, segmentation=_segment)
+        sizes: dict[tuple[int, int], list[int]] = {}
         for i, sample in enumerate(data_samples):
-            answer = {name: value[i] for name, value in outputs.items()}
-            fill[self.runtime.task](sample, answer, inputs.shape[2:])
+            sizes.setdefault(tuple(sample.metainfo.get('img_shape', images.shape[2:])[:2]), []).append(i)
+        fill = dict(classification=_classify, detection=_detect, segmentation=_segment)[self.runtime.task]
+        for (height, width), numbers in sizes.items():
+            outputs = self.runtime(images[numbers, :, :height, :width])
+            for place, i in enumerate(numbers):
+                answer = {name: torch.from_numpy(value[place]) for name, value in outputs.items()}
+                fill(data_samples[i], answer, (height, width), self.runtime)
         return data_samples
 
 
-def _classify(sample, answer, size) -> None:
-    sample.set_pred_score(answer['scores']).set_pred_label(answer['scores'].argmax(keepdim=True))
+def _reader(runtime: Runtime) -> dict:
+    """The transform that reads the images that an exported file takes."""
+    reading = runtime.meta.get('reading', {})  # not in files of mmone 0.1
+    if reading is None:
+        return dict(type='LoadImageFromNDArray')  # only the config knows how: images are given as arrays
+    return dict(type='LoadImageFromFile', color_type=reading.get('color_type', 'color'),
+                imdecode_backend=reading.get('backend', 'cv2'),
+                to_float32=runtime.normalizes_outside and bool(reading.get('to_float32')))
 
 
-def _detect(sample, answer, size) -> None:
+def _classify(sample, answer, size, runtime) -> None:
+    labels = runtime.positive(answer['scores'].numpy())
+    sample.set_pred_score(answer['scores']).set_pred_label(torch.from_numpy(labels))
+
+
+def _detect(sample, answer, size, runtime) -> None:
     found = answer['labels'] >= 0
     boxes = answer['boxes'][found]
     scale = boxes.new_tensor(sample.metainfo.get('scale_factor', (1.0, 1.0))).repeat(2)
@@ -97,13 +119,18 @@ def _detect(sample, answer, size) -> None:
         bboxes=boxes[:, :4] / scale, scores=boxes[:, 4], labels=answer['labels'][found].long())
 
 
-def _segment(sample, answer, size) -> None:
+def _segment(sample, answer, size, runtime) -> None:
     shape = tuple(sample.metainfo['ori_shape'])
     if 'logits' in answer:  # as mmseg does: first to the image's size, then to labels
-        logits = answer['logits'][None]
+        logits, decision = answer['logits'][None], runtime.meta.get('decision') or {}
         if shape != tuple(size):
-            logits = F.interpolate(logits, size=shape, mode='bilinear', align_corners=False)
-        labels = logits.argmax(1) if logits.shape[1] > 1 else answer['labels'][None]
+            logits = F.interpolate(logits, size=shape, mode='bilinear',
+                                   align_corners=bool(decision.get('align_corners')))
+        if logits.shape[1] == 1:  # of one output channel, mmseg gives the scores
+            logits = logits.sigmoid()
+            labels = logits[:, 0] > decision.get('threshold', 0.3)
+        else:
+            labels = logits.argmax(1)
         sample.seg_logits = PixelData(data=logits[0])
     else:
         labels = answer['labels'][None]

@@ -5,19 +5,21 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import fuse_conv_bn
-from mmengine.model import BaseDataPreprocessor, BaseModel, BaseModule
+from mmengine.model import BaseDataPreprocessor, BaseModel
 from torch import Tensor, nn
 
 from mmone.compat import takes_rgb
-from mmone.config import type_name
 from mmone.errors import InputError
 from mmone.models import MobileOne
+
+from .heads import is_multi_label
 
 
 class Graph(nn.Module):
     """A deployed model with its pre-processing and post-processing.
 
-    The input is (N, 3, H, W) in RGB: uint8, or with ``raw`` float32 that is normalized already.
+    The input is (N, C, H, W): uint8, or with ``raw`` float32 that is normalized already. Three channels are
+    RGB; others are in the order in which the config's test pipeline reads them.
     Normalizing is a subtraction and a scale. The scale is folded into the first convolution, exactly.
     The subtraction stays an operator of its own: that convolution pads its input with zeros, which
     stand for the mean colour after the subtraction but for black before it.
@@ -35,8 +37,10 @@ class Graph(nn.Module):
     Attributes:
         outputs (dict[str, tuple[str, ...]]): The names of the outputs, each with those of its
             dimensions.
+        decision (dict): How the outputs become labels, where that is not by the highest score.
     """
     outputs: dict[str, tuple[str, ...]] = {}
+    decision: dict = {}
     mean: Tensor | None
     scale: Tensor | None
 
@@ -49,10 +53,15 @@ class Graph(nn.Module):
         self.network = copy.deepcopy(model).requires_grad_(False)
         preprocessor = self.network.data_preprocessor
         del self.network.data_preprocessor
-        self.reverse = not takes_rgb(preprocessor)
-        mean, std = normalization(preprocessor)
+        channels = input_channels(model)
+        self.reverse = channels == 3 and not takes_rgb(preprocessor)
+        self.divisor = pad_divisor(preprocessor) if dynamic_hw else 1
+        self.pad_value = float(getattr(preprocessor, 'pad_value', getattr(preprocessor, 'pad_val', 0)))
+        mean, std = normalization(preprocessor, channels)
         normalizes = not raw and bool(mean.any() or (std != 1).any())
-        folds = normalizes and isinstance(self.network.backbone, MobileOne)
+        # A value that is padded with is one of normalized images.
+        folds = (normalizes and isinstance(self.network.backbone, MobileOne)
+                 and (self.divisor == 1 or self.pad_value == 0))
         if folds:
             conv = self.network.backbone.stage0.branch_reparam
             conv.weight.data /= std.flip(0) if self.reverse else std
@@ -78,12 +87,22 @@ class Graph(nn.Module):
             x = x * self.scale
         if self.reverse:
             x = x.flip(1)
+        if self.divisor > 1:
+            height, width = self.padded_size(images)
+            x = F.pad(x, (0, width - images.shape[3], 0, height - images.shape[2]), value=self.pad_value)
         outputs = self.run(x.half() if self.half_network else x)
         return self.answer([output.float() if self.half_network else output for output in outputs],
                            images)
 
+    def padded_size(self, images: Tensor) -> Sequence[int]:
+        """Height and width of images as the network sees them."""
+        if not self.dynamic_hw:
+            return self.shape
+        size = images.shape[2:]
+        return [edge + (-edge) % self.divisor for edge in size] if self.divisor > 1 else size
+
     def run(self, x: Tensor) -> Sequence[Tensor]:
-        """The network on normalized images (N, 3, H, W)."""
+        """The network on normalized images (N, C, H, W), padded as the data preprocessor does it."""
         raise NotImplementedError
 
     def answer(self, outputs: Sequence[Tensor], images: Tensor) -> tuple[Tensor, ...]:
@@ -91,30 +110,55 @@ class Graph(nn.Module):
         raise NotImplementedError
 
 
-def normalization(preprocessor: BaseDataPreprocessor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of a library's data preprocessor, each (3, 1, 1), in RGB."""
+def input_channels(model: BaseModel) -> int:
+    """Channels of the images that a model takes."""
+    return model.backbone.in_channels if isinstance(model.backbone, MobileOne) else (
+        model.cfg.model.backbone.get('in_channels', 3))
+
+
+def normalization(preprocessor: BaseDataPreprocessor, channels: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of a library's data preprocessor, each (C, 1, 1), of three channels in RGB.
+
+    Raises:
+        InputError: If it has them for another number of channels.
+    """
     if getattr(preprocessor, 'mean', None) is None:
-        return torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
-    mean, std = (value.detach().float().cpu().expand(3, 1, 1).clone()
+        return torch.zeros(channels, 1, 1), torch.ones(channels, 1, 1)
+    if preprocessor.mean.numel() not in (1, channels):
+        raise InputError(f'the data_preprocessor has means of {preprocessor.mean.numel()} channels, the model takes '
+                         f'{channels}: give as many means and standard deviations')
+    mean, std = (value.detach().float().cpu().expand(channels, 1, 1).clone()
                  for value in (preprocessor.mean, preprocessor.std))
-    return (mean, std) if takes_rgb(preprocessor) else (mean.flip(0), std.flip(0))
+    return (mean, std) if channels != 3 or takes_rgb(preprocessor) else (mean.flip(0), std.flip(0))
+
+
+def pad_divisor(preprocessor: BaseDataPreprocessor) -> int:
+    """What a library's data preprocessor pads edges of test images to multiples of."""
+    divisor = getattr(preprocessor, 'pad_size_divisor', 1)
+    if getattr(preprocessor, 'test_cfg', None):  # mmseg
+        divisor = preprocessor.test_cfg.get('size_divisor')
+    return divisor or 1
 
 
 class Classification(Graph):
-    """Scores (N, classes)."""
+    """Scores (N, classes): the softmax of the logits, or where an image may be of several classes the sigmoid."""
 
     def __init__(self, model, shape, **kwargs):
         super().__init__(model, shape, **kwargs)
         self.outputs = dict(scores=('batch', 'classes'))
         if self.logits:
             self.outputs['logits'] = ('batch', 'classes')
+        self.multi_label = is_multi_label(model.head)
+        if self.multi_label:
+            self.decision = dict(threshold=model.head.thr, topk=model.head.topk)
 
     def run(self, x):
         return [self.network(x, mode='tensor')]
 
     def answer(self, outputs, images):
         logits, = outputs
-        return (logits.softmax(1), logits)[:len(self.outputs)]
+        scores = logits.sigmoid() if self.multi_label else logits.softmax(1)
+        return (scores, logits)[:len(self.outputs)]
 
 
 class Segmentation(Graph):
@@ -122,23 +166,27 @@ class Segmentation(Graph):
 
     def __init__(self, model, shape, **kwargs):
         super().__init__(model, shape, **kwargs)
-        if model.test_cfg.get('mode', 'whole') != 'whole':
-            raise InputError(f"test_cfg.mode={model.test_cfg.mode!r} cannot be exported, it computes "
-                             "an image in pieces: set model.test_cfg.mode='whole'")
         self.network.auxiliary_head = None  # for training only
         self.align_corners = model.align_corners
-        self.threshold = getattr(model.decode_head, 'threshold', None) or 0.3
+        self.threshold = model.decode_head.threshold
+        self.decision = dict(align_corners=self.align_corners)
+        if model.out_channels == 1:
+            self.decision['threshold'] = self.threshold
         self.outputs = dict(labels=('batch', 'height', 'width'))
         if self.logits:
             self.outputs['logits'] = ('batch', 'classes', 'height', 'width')
 
     def run(self, x):
-        return [self.network(x, mode='tensor')]
+        logits = self.network(x, mode='tensor')
+        # Some heads have outputs for their auxiliary losses behind the one that they predict by.
+        return [logits[0] if isinstance(logits, tuple) else logits]
 
     def answer(self, outputs, images):
-        size = images.shape[2:] if self.dynamic_hw else self.shape
         logits = F.interpolate(
-            outputs[0], size=size, mode='bilinear', align_corners=self.align_corners)
+            outputs[0], size=self.padded_size(images), mode='bilinear', align_corners=self.align_corners)
+        if self.divisor > 1:  # without what was padded
+            height, width = images.shape[2:]
+            logits = logits[:, :, :height, :width]
         if logits.shape[1] == 1:
             labels = logits.sigmoid().squeeze(1) > self.threshold
         else:
@@ -173,7 +221,6 @@ class Detection(Graph):
         if kwargs.get('logits'):
             raise InputError('a detector has no logits, classifiers and segmentors have', parameter='logits')
         head = model.bbox_head
-        _check_head(head)
         super().__init__(model, shape, **kwargs)
         coder, cfg = head.bbox_coder, head.test_cfg
         nms = cfg['nms']
@@ -197,7 +244,7 @@ class Detection(Graph):
         if not self.dynamic_hw:
             self.register_buffer('edges', torch.tensor([*shape[::-1], *shape[::-1]]).float())
             with torch.no_grad():
-                x = torch.zeros(1, 3, *shape, dtype=next(self.network.parameters()).dtype)
+                x = torch.zeros(1, input_channels(model), *shape, dtype=next(self.network.parameters()).dtype)
                 scores, _ = self.network(x, mode='tensor')
             for name, value in zip(('centres', 'steps', 'halves'), self._anchors(scores)):
                 self.register_buffer(name, value)
@@ -297,24 +344,6 @@ class Detection(Graph):
         if self.shape[0] == self.shape[1]:
             return boxes.clamp(0, self.shape[0])
         return boxes.clamp(min=0).minimum(self.edges)
-
-
-def _check_head(head: BaseModule) -> None:
-    """Raise InputError for a head, box coder or NMS that :class:`Detection` does not compute."""
-    coder, cfg = head.bbox_coder, head.test_cfg
-    nms = cfg.get('nms') or {}
-    unsupported = [
-        (not hasattr(head, 'prior_generator'), f'the head {type(head).__name__} without anchors'),
-        (type(coder).__name__ != 'DeltaXYWHBBoxCoder', f'the box coder {type(coder).__name__}'),
-        (getattr(coder, 'add_ctr_clamp', False), 'the box coder with add_ctr_clamp'),
-        (not getattr(coder, 'clip_border', True), 'the box coder with clip_border=False'),
-        (type_name(nms) not in ('nms', ''), f'test_cfg.nms of type {type_name(nms)!r}'),
-        ('nms' not in cfg, 'test_cfg without nms'),
-    ]
-    for found, description in unsupported:
-        if found:
-            raise InputError(f'{description} cannot be exported: the graph has anchors, DeltaXYWH boxes and '
-                             'plain NMS')
 
 
 def _by_anchor(level: Tensor, channels: int) -> Tensor:

@@ -9,11 +9,29 @@ from mmengine.model import BaseModel
 from mmone.config import dataset_of, native_shape, type_name
 from mmone.datasets.shapes import make_sample
 from mmone.errors import InputError
-from mmone.runtime.images import IMAGE_SUFFIXES, TRANSFORMS, read_image
+from mmone.pipeline import ImagePipeline, split
+from mmone.runtime.images import IMAGE_SUFFIXES, TRANSFORMS
+
+from .graph import pad_divisor
 
 COMPARED_IMAGES = 8
-# Parts of a pipeline that do not change an image: reading it, reading its annotations, and packing.
-_READERS = ('LoadImageFromFile', 'LoadAnnotations', 'PackInputs', 'PackDetInputs', 'PackSegInputs')
+# Transforms whose reading :class:`mmone.runtime.Runtime` can do.
+_READERS = ('LoadImageFromFile', 'LoadImageFromNDArray', 'InferencerLoader')
+
+
+def reading(cfg: Config) -> dict | None:
+    """How a config's test pipeline reads an image's file, as :class:`mmone.runtime.Runtime` does it too.
+
+    Returns:
+        dict | None: ``color_type``, ``backend`` and ``to_float32``, by mmcv's names; None where only OpenMMLab
+        can read it.
+    """
+    readers, _ = split(cfg)
+    reader = readers[-1] if readers else dict(type='LoadImageFromFile')
+    if type_name(reader) not in _READERS:
+        return None
+    return dict(color_type=reader.get('color_type', 'color'), backend=reader.get('imdecode_backend', 'cv2'),
+                to_float32=bool(reader.get('to_float32')))
 
 
 def prepare(cfg: Config, shape: tuple[int, int] | None, dynamic_hw: bool,
@@ -36,10 +54,11 @@ def prepare(cfg: Config, shape: tuple[int, int] | None, dynamic_hw: bool,
         InputError: If the config does not say the size, or has a transform that only OpenMMLab
             can do.
     """
-    transforms = [_transform(transform) for transform in dataset_of(cfg.get('test_dataloader')).get('pipeline') or []
-                  if type_name(transform) not in _READERS]
+    readers, others = split(cfg)
+    transforms = [_transform(transform) for transform in [*readers[:-1], *others]
+                  if not type_name(transform).startswith('Pack')]
     fixed = _fixed_size(transforms)
-    as_it_is = read_image(files[0]).shape[:2] if files and not transforms else None
+    as_it_is = ImagePipeline(cfg).read(files[0])['img'].shape[:2] if files and not transforms else None
     size = shape or fixed or as_it_is or native_shape(cfg)
     if fixed != size and (fixed or not dynamic_hw):
         transforms = _fitted(transforms, size)
@@ -85,16 +104,17 @@ def _fitted(transforms: Sequence[dict], size: tuple[int, int]) -> list[dict]:
     return [*kept, dict(type='Resize', scale=list(size[::-1]), keep_ratio=False)]
 
 
-def check_shape(model: BaseModel, shape: tuple[int, int]) -> None:
-    """Raise InputError if the data preprocessor would pad images of a size."""
-    preprocessor = model.data_preprocessor
-    divisor = getattr(preprocessor, 'pad_size_divisor', 1)
-    if getattr(preprocessor, 'test_cfg', None):
-        divisor = preprocessor.test_cfg.get('size_divisor', divisor)
+def check_shape(model: BaseModel, shape: tuple[int, int], dynamic_hw: bool) -> None:
+    """Raise InputError if the data preprocessor would pad images of a size, or of some sizes if those are free."""
+    divisor = pad_divisor(model.data_preprocessor)
     if min(shape) < 1 or any(edge % divisor for edge in shape):
         height, width = (max(1, -(-edge // divisor)) * divisor for edge in shape)
         raise InputError(f'images of {shape[0]}x{shape[1]}: expected multiples of {divisor}, to which the '
                          f'data_preprocessor pads, e.g. {height}x{width}', parameter='shape')
+    padded = (getattr(model.data_preprocessor, 'test_cfg', None) or {}).get('size')  # mmseg
+    if padded and (dynamic_hw or any(edge < least for edge, least in zip(shape, padded))):
+        raise InputError(f'the data_preprocessor pads test images to {padded[0]}x{padded[1]}, which the graph does '
+                         'not: expected a fixed size that is at least as large', parameter='shape')
 
 
 def image_files(cfg: Config, folder: str | Path | None) -> tuple[list[Path], Path]:
@@ -107,17 +127,46 @@ def image_files(cfg: Config, folder: str | Path | None) -> tuple[list[Path], Pat
     place = Path(folder) if folder else Path(root, prefix)
     found = []
     if folder or root or prefix:
-        found = sorted(file for file in place.rglob('*') if file.suffix.lower() in IMAGE_SUFFIXES)
+        own = dataset.get('extensions') or dataset.get('img_suffix') or ()  # mmpretrain's, mmseg's
+        suffixes = (*IMAGE_SUFFIXES, *([own] if isinstance(own, str) else own))
+        found = sorted(file for file in place.rglob('*') if file.name.lower().endswith(suffixes))
     if folder and not found:
         raise InputError(f'there are no images in {folder}', parameter='images')
     return found[::max(1, len(found) // COMPARED_IMAGES)][:COMPARED_IMAGES], place
 
 
-def images_to_compare_on(files: Sequence[Path], place: Path,
-                         shape: tuple[int, int]) -> tuple[list[np.ndarray], str]:
-    """Images (H, W, 3) uint8 in RGB of ``files``, or if there are none generated ones; and in words."""
+def images_to_compare_on(cfg: Config, files: Sequence[Path], place: Path, shape: tuple[int, int], channels: int,
+                         raw: bool) -> tuple[list[np.ndarray], str]:
+    """Images of ``files``, read as the config's test pipeline does, or if there are none generated ones; and in words.
+
+    Each is (H, W) or (H, W, channels), of three channels in RGB, of uint8 or, for a model that takes normalized
+    images, float32.
+
+    Raises:
+        InputError: If an image cannot be read, has other channels than the model takes, or values that uint8
+            has not.
+    """
     if files:
-        return [read_image(file) for file in files], f'{len(files)} images of {place}'
+        pipeline = ImagePipeline(cfg)
+        return ([_as_exported(pipeline.read(file)['img'], file, channels, raw) for file in files],
+                f'{len(files)} images of {place}')
     size = max(64, *shape)
-    return ([make_sample(0, index, size).image for index in range(COMPARED_IMAGES)],
-            f'{COMPARED_IMAGES} generated images')
+    generated = (make_sample(0, index, size).image for index in range(COMPARED_IMAGES))
+    colours = [i % 3 for i in range(channels)]
+    return [image[:, :, colours].squeeze() for image in generated], f'{COMPARED_IMAGES} generated images'
+
+
+def _as_exported(image: np.ndarray, file: Path, channels: int, raw: bool) -> np.ndarray:
+    """An image as a pipeline has read it, as an exported model's pipeline takes it."""
+    image = image[:, :, 0] if image.shape[2:] == (1, ) else image
+    found = image.shape[2] if image.ndim == 3 else 1
+    if found != channels:
+        raise InputError(f'image {file} has {found} channels, the model takes {channels}: set in_channels of its '
+                         'backbone, or color_type of the LoadImageFromFile in the test pipeline')
+    image = image[:, :, ::-1] if channels == 3 else image
+    if raw:
+        return image if image.dtype == np.uint8 else image.astype(np.float32)
+    if image.dtype != np.uint8 and not np.array_equal(image, image.astype(np.uint8)):
+        raise InputError(f'image {file} has values of {image.dtype} that are none of uint8: only a model that takes '
+                         'normalized images can be exported', parameter='raw')
+    return image.astype(np.uint8)

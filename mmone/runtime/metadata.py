@@ -33,15 +33,24 @@ def parse(text: str | None, path: Path) -> dict:
     return meta
 
 
-def digest(path: Path, written: str = NO_DIGEST) -> str:
-    """SHA-256 of an exported model with :data:`NO_DIGEST` in place of the digest ``written`` in it."""
+def digest(path: Path, written: str = NO_DIGEST, weights: Path | None = None) -> str:
+    """SHA-256 of an exported model with :data:`NO_DIGEST` in place of the digest ``written`` in it.
+
+    ``weights`` is the ``.bin`` of an ``.xml``, where that is not the one beside it.
+    """
     total = hashlib.sha256()
-    for content in _contents(path):
+    for content in _contents(path, weights):
         total.update(content.replace(written.encode(), NO_DIGEST.encode()))
     return total.hexdigest()
 
 
-def _contents(path: Path) -> Iterator[bytes]:
+def belong_together(path: Path, weights: Path) -> bool:
+    """Whether a sealed ``.xml`` and a ``.bin`` were exported as one model."""
+    found = re.findall(rb'[0-9a-f]{64}', path.read_bytes())  # its digest, and that of its checkpoint
+    return any(digest(path, written.decode(), weights) == written.decode() for written in set(found))
+
+
+def _contents(path: Path, weights: Path | None) -> Iterator[bytes]:
     if path.is_dir():
         for file in _files(path):
             yield file.read_bytes()
@@ -52,7 +61,7 @@ def _contents(path: Path) -> Iterator[bytes]:
     else:
         yield path.read_bytes()
         if path.suffix == '.xml':
-            yield path.with_suffix('.bin').read_bytes()
+            yield (weights or path.with_suffix('.bin')).read_bytes()
 
 
 def seal(path: Path) -> str:

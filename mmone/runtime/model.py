@@ -14,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mmone.errors import InputError
+from mmone.errors import InputError, cause
 from mmone.formats import FORMATS, SUFFIXES, Format, format_of
 
-from .images import TRANSFORMS, read_image, resize
+from .images import TRANSFORMS, resize
 from .metadata import KEY, digest, parse
+from .reading import read
 
 
 class Runtime:
@@ -33,9 +34,11 @@ class Runtime:
 
     Attributes:
         meta (dict): ``task``; ``classes``, their names; ``input``: ``height`` and ``width``,
-            ``dynamic`` (which of ``batch`` and ``hw`` are free), ``dtype``, ``mean`` and ``std`` in
-            RGB; ``pipeline``: the transforms before it; ``outputs``; ``source`` and
-            ``source_sha256`` of the checkpoint; ``mmone``: the version that wrote it.
+            ``dynamic`` (which of ``batch`` and ``hw`` are free), ``dtype``, ``mean`` and ``std``, of
+            three channels in RGB; ``reading``: how files are read; ``pipeline``: the transforms before
+            the input; ``outputs``; ``decision``: how they become labels, where not by the highest
+            score; ``source`` and ``source_sha256`` of the checkpoint; ``mmone``: the version that
+            wrote it.
 
     Raises:
         InputError: If mmone did not write the file, it was changed since, or its runtime is not
@@ -63,9 +66,9 @@ class Runtime:
         """Compute the network's answer.
 
         Args:
-            images (np.ndarray): (N, 3, H, W) in RGB, uint8; or normalized float32 where the model was
-                exported without normalization. Any N: a model of a fixed batch takes the images one
-                by one.
+            images (np.ndarray): (N, C, H, W), of three channels in RGB, uint8; or normalized float32
+                where the model was exported without normalization. Any N: a model of a fixed batch
+                takes the images one by one.
 
         Returns:
             dict[str, np.ndarray]: By task ``scores`` (N, classes); ``boxes`` (N, K, 5), each
@@ -84,53 +87,89 @@ class Runtime:
         outputs = [self._compute(images[i:i + 1]) for i in range(len(images))]
         return {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
 
+    @property
+    def channels(self) -> int:
+        """Channels of the images that the model takes."""
+        return len(self.meta['input']['mean'])
+
+    @property
+    def normalizes_outside(self) -> bool:
+        """Whether the model takes normalized images, instead of uint8."""
+        return self.meta['input']['dtype'] != 'uint8'
+
     def _check(self, images: np.ndarray) -> None:
         expected = self.meta['input']
         free = 'hw' in expected['dynamic']
         size = ('H', 'W') if free else (expected['height'], expected['width'])
-        fits = (images.ndim == 4 and images.shape[1] == 3 and len(images) > 0
+        fits = (images.ndim == 4 and images.shape[1] == self.channels and len(images) > 0
                 and (free or images.shape[2:] == size))
         if not fits or images.dtype != expected['dtype']:
-            raise InputError(f'{self.path} takes {expected["dtype"]} images (N, 3, {size[0]}, {size[1]}), '
-                             f'got {images.dtype} {tuple(images.shape)}'
+            raise InputError(f'{self.path} takes {expected["dtype"]} images (N, {self.channels}, {size[0]}, '
+                             f'{size[1]}), got {images.dtype} {tuple(images.shape)}'
                              + ('' if free else ': resize them, or export the model in their size or with '
                                 'free sizes'))
 
+    def read(self, path: str | Path) -> np.ndarray:
+        """Read an image's file as the config's test pipeline does, for :meth:`prepare`.
+
+        Raises:
+            InputError: If it cannot be read or decoded, or only OpenMMLab reads such files.
+        """
+        reading = self.meta.get('reading', {})  # not in files of mmone 0.1
+        if reading is None:
+            raise InputError(f'{path}: only OpenMMLab reads the files that {self.path} is for: give arrays')
+        image = read(path, reading.get('color_type', 'color'), reading.get('backend', 'cv2'))
+        found = image.shape[2] if image.ndim == 3 else 1
+        if found != self.channels:
+            raise InputError(f'image {path} has {found} channels, of which {self.path} takes {self.channels}')
+        # Values between those of uint8 that resizing makes are kept where training kept them.
+        return image.astype(np.float32) if reading.get('to_float32') and self.normalizes_outside else image
+
     def prepare(self, image: np.ndarray) -> np.ndarray:
-        """Resize and crop an image (H, W, 3) uint8 in RGB as the config's test pipeline does."""
+        """Resize and crop an image as the config's test pipeline does: (H, W), (H, W, 3) in RGB, or (H, W, C)."""
         for transform in self.meta['pipeline']:
             image = TRANSFORMS[transform['type']](image, transform)
         return image
 
     def normalized(self, image: np.ndarray) -> np.ndarray:
-        """A prepared image as the model takes it: (3, H, W), normalized if the model does not do that."""
-        expected = self.meta['input']
-        if expected['dtype'] != 'uint8':
-            image = (image - np.float32(expected['mean'])) / np.float32(expected['std'])
-        return image.transpose(2, 0, 1).astype(expected['dtype'])
+        """A prepared image as the model takes it: (C, H, W), normalized if the model does not do that.
+
+        Raises:
+            InputError: If the model takes uint8, and the image is of another type.
+        """
+        expected, image = self.meta['input'], channels_first(image)
+        if self.normalizes_outside:
+            mean, std = (np.float32(expected[name])[:, None, None] for name in ('mean', 'std'))
+            return ((image - mean) / std).astype(expected['dtype'])
+        if image.dtype != np.uint8:
+            raise InputError(f'{self.path} takes uint8 images, got {image.dtype}')
+        return image
 
     def predict(self, images, batch_size: int = 1) -> dict | list[dict]:
         """Predict images of any size.
 
         Args:
-            images: A path, an array (H, W, 3) uint8 in RGB, or an iterable of those.
+            images: A path, an array (H, W, 3) uint8 in RGB (of a model of other images: (H, W) or
+                (H, W, C), as it was trained on), or an iterable of those.
             batch_size (int): Images computed at a time, where they have the same size. Defaults
                 to 1.
 
         Returns:
             dict | list[dict]: For each image ``label``, ``class``, ``score`` and ``scores``
-            (classes,); or ``boxes``, a list of ``label``, ``class``, ``score`` and ``box`` ``[x1,
-            y1, x2, y2]`` in pixels of the image, best first; or ``labels`` (H, W), the class of
-            each of the image's pixels, and ``classes``, the fraction of pixels of each that occurs.
+            (classes,), or where it may be of several classes ``labels``, a list of ``label``,
+            ``class`` and ``score``, best first, and ``scores``; or ``boxes``, a list of ``label``,
+            ``class``, ``score`` and ``box`` ``[x1, y1, x2, y2]`` in pixels of the image, best first;
+            or ``labels`` (H, W), the class of each of the image's pixels, and ``classes``, the
+            fraction of pixels of each that occurs.
 
         Raises:
             InputError: If an image cannot be decoded; names it.
         """
-        single = isinstance(images, (str, Path)) or getattr(images, 'ndim', None) == 3
+        single = isinstance(images, (str, Path)) or getattr(images, 'ndim', None) in (2, 3)
         source = iter([images] if single else images)
         records = []
         while chunk := list(islice(source, batch_size)):
-            originals = [given if isinstance(given, np.ndarray) else read_image(given) for given in chunk]
+            originals = [given if isinstance(given, np.ndarray) else self.read(given) for given in chunk]
             inputs = [self.normalized(self.prepare(image)) for image in originals]
             same_size = len({array.shape for array in inputs}) == 1
             answers = []
@@ -141,25 +180,42 @@ class Runtime:
                         for answer, image, array in zip(answers, originals, inputs)]
         return records[0] if single else records
 
+    def positive(self, scores: np.ndarray) -> np.ndarray:
+        """The labels (K,) that a classifier gives an image of ``scores`` (classes,), best first.
+
+        Of several classes are those whose score reaches the head's threshold, or the ``topk`` best.
+        """
+        decision = self.meta.get('decision') or dict(threshold=None, topk=1)
+        best = np.argsort(-scores, kind='stable')
+        if decision['threshold'] is None:
+            return best[:decision['topk']]
+        return best[scores[best] >= decision['threshold']]
+
     def _record(self, answer: dict, original: tuple[int, int], size: tuple[int, int]) -> dict:
         """The answer to an input of ``size`` as :meth:`predict` gives it for an image of ``original`` size."""
-        names = self.meta['classes']
+        def named(label, **more):
+            names = self.meta['classes']
+            return {'label': int(label), 'class': names[label] if label < len(names) else str(label), **more}
+
         if self.task == 'classification':
-            label = int(answer['scores'].argmax())
-            return dict(label=label, score=float(answer['scores'][label]), scores=answer['scores'],
-                        **{'class': names[label]})
+            scores = answer['scores']
+            labels = [named(label, score=float(scores[label])) for label in self.positive(scores)]
+            return dict(labels=labels, scores=scores) if self.meta.get('decision') else dict(labels[0], scores=scores)
         if self.task == 'detection':
             found = answer['labels'] >= 0
             scale = np.array([original[1] / size[1], original[0] / size[0]] * 2, np.float32)
-            return dict(boxes=[
-                dict(label=int(label), score=float(row[4]), box=(row[:4] * scale).tolist(),
-                     **{'class': names[label]})
-                for row, label in zip(answer['boxes'][found], answer['labels'][found])])
-        labels = answer['labels'].astype(np.uint8 if len(names) <= 256 else np.int32)
+            return dict(boxes=[named(label, score=float(row[4]), box=(row[:4] * scale).tolist())
+                               for row, label in zip(answer['boxes'][found], answer['labels'][found])])
+        labels = answer['labels'].astype(np.uint8 if len(self.meta['classes']) <= 256 else np.int32)
         labels = resize(labels, original, 'nearest')
         values, counts = np.unique(labels, return_counts=True)
         return dict(labels=labels, classes={
-            names[value]: count / labels.size for value, count in zip(values.tolist(), counts.tolist())})
+            named(value)['class']: count / labels.size for value, count in zip(values.tolist(), counts.tolist())})
+
+
+def channels_first(image: np.ndarray) -> np.ndarray:
+    """(H, W) or (H, W, C) → (C, H, W)."""
+    return image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
 
 
 def _open(path: Path, kind: Format, threads: int | None, providers: Sequence[str]) -> tuple[dict, Callable]:
@@ -174,8 +230,7 @@ def _open(path: Path, kind: Format, threads: int | None, providers: Sequence[str
     except InputError:
         raise
     except Exception as error:  # whatever a runtime raises for a broken file
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        raise InputError(f'{path} cannot be read ({reason}): export it again') from None
+        raise InputError(f'{path} cannot be read ({cause(error)}): export it again') from error
     if not intact:
         raise InputError(f'{path} was changed since it was exported (its SHA-256 is not the one '
                          'written in it): export it again')

@@ -1,5 +1,7 @@
 """OpenVINO: computes ``.xml`` with its ``.bin``."""
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from .metadata import KEY
@@ -7,7 +9,8 @@ from .metadata import KEY
 
 def open_model(path: Path, threads: int | None, providers: Sequence[str]) -> tuple[str | None, Callable]:
     """The text of a file's metadata, and a function from images to named outputs."""
-    import openvino
+    with untold():
+        import openvino
     core = openvino.Core()
     model = core.read_model(path)
     options: dict[str, str | int] = {'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': 'f32'}
@@ -21,3 +24,30 @@ def open_model(path: Path, threads: int | None, providers: Sequence[str]) -> tup
         return {name: request.get_tensor(name).data.copy() for name in outputs}
 
     return model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None, compute
+
+
+@contextmanager
+def untold() -> Iterator[None]:
+    """Import OpenVINO, or convert by it, without its maker being told; until the block ends.
+
+    Its package for telemetry is kept out, in whose place it has a stub that does nothing. Where OpenVINO was
+    imported before, the stub stands in for it in the modules of the converter.
+    """
+    name = 'openvino_telemetry'
+    package = sys.modules.get(name)
+    sys.modules[name] = None  # type: ignore[assignment]  so that importing it fails
+    modules = [module for key, module in list(sys.modules.items())
+               if key.startswith('openvino.tools.ovc') and hasattr(module, 'tm')]
+    real = [module.tm for module in modules]
+    try:
+        if modules:
+            from openvino.tools.ovc import telemetry_stub
+            for module in modules:
+                module.tm = telemetry_stub
+        yield
+    finally:
+        for module, before in zip(modules, real):
+            module.tm = before
+        del sys.modules[name]
+        if package is not None:
+            sys.modules[name] = package

@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mmone.compat import without_graph_dump
+from mmone.errors import InputError
 from mmone.export.graph import Detection, Graph
 from mmone.runtime.metadata import KEY
 
@@ -50,19 +52,27 @@ def write(graph: Graph, example: Tensor, dynamic: Sequence[str], half: bool, met
     tensors = dict(graph.outputs, images=('batch', 'colours', 'height', 'width'))
     axes = {tensor: {i: name for i, name in enumerate(dimensions) if name in free}
             for tensor, dimensions in tensors.items()}
-    with warnings.catch_warnings():
+    with without_graph_dump(), warnings.catch_warnings():
         # The tracer's, of sizes that are fixed on purpose, and that another exporter is to come.
         warnings.simplefilter('ignore')
         torch.onnx.utils.export(
             graph, (example, ), str(path), input_names=['images'],
             output_names=list(graph.outputs), dynamic_axes=axes, opset_version=OPSET)
     model = onnx.load(str(path))
+    _check_operators(model.graph)
     _remove_identities(model.graph)
     entry = model.metadata_props.add()
     entry.key, entry.value = KEY, meta
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
     return Counter(node.op_type for node in model.graph.node if node.op_type != 'Constant')
+
+
+def _check_operators(graph) -> None:
+    """Raise InputError for operators that ONNX has not: PyTorch writes those of other packages unasked."""
+    others = sorted({f'{node.domain}::{node.op_type}' for node in graph.node if node.domain not in ('', 'ai.onnx')})
+    if others:
+        raise InputError(f'the model cannot be written as onnx: {", ".join(others)} are none of its operators')
 
 
 def _remove_identities(graph) -> None:
