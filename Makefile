@@ -1,5 +1,5 @@
-# make demo | test | lint | env, each with STACK=torch2.1 for the second stack.
-# PYTHON is the Python 3.11 that the environment is made with.
+# make demo | test | lint | env, each with STACK=NAME for the stack of requirements/constraints-NAME.txt.
+# PYTHON makes the environment; the first line of the constraints says which it may be.
 PYTHON ?= python3
 STACK ?= reference
 ARGS ?=

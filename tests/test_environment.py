@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -83,9 +84,9 @@ class Clone:
     def fill_index(self, without=()):
         write_wheel = load(self.root / 'stubs' / 'stub.py', 'stub').write_wheel
         pins = (self.root / 'requirements' / 'constraints.txt').read_text()
-        files = ('runtime', 'mminstall', 'optional', 'export', 'tests')
-        wanted = ''.join((self.root / 'requirements' / f'{name}.txt').read_text() for name in files)
-        names = {*re.findall(r'^([a-z][\w-]*)', wanted, re.MULTILINE), 'torchvision', 'wheel', 'ninja', 'psutil'}
+        wanted = ''.join(path.read_text() for path in (self.root / 'requirements').glob('[!c]*.txt'))
+        names = {*re.findall(r'^([a-z][\w-]*)', wanted, re.MULTILINE),
+                 'torchvision', 'setuptools', 'wheel', 'packaging', 'ninja', 'psutil'}
         for name in names.difference(without, {'mmcv'}):
             pin = re.search(rf'^{name}==(\S+)', pins, re.MULTILINE)
             modules = ['torchvision/ops.py'] if name == 'torchvision' else []
@@ -94,13 +95,10 @@ class Clone:
     def cache_mmcv(self):
         write_wheel = load(self.root / 'stubs' / 'stub.py', 'stub').write_wheel
         version = re.search(r'^mmcv==(\S+)', (self.root / 'requirements/constraints.txt').read_text(), re.M).group(1)
-        built = write_wheel(self.index, 'mmcv', version, 'mmcv/ops.py')
-        code = ('import pathlib, runpy; script = runpy.run_path("requirements/make_env.py"); '
-                'print(script["cached_wheel"](pathlib.Path("requirements/constraints.txt")))')
+        code = 'import runpy; print(runpy.run_path("requirements/make_env.py")["Environment"]().wheels)'
         kept = Path(self.run('-c', code).stdout.strip())
-        kept.parent.mkdir(parents=True)
-        # Its tag would promise compiled code for this platform, and the stub has none: that is all the same to pip.
-        shutil.move(built, kept)
+        kept.mkdir(parents=True)
+        write_wheel(kept, 'mmcv', version, 'mmcv/ops.py')
 
     def run(self, *args, **env):
         return subprocess.run([sys.executable, *args], cwd=self.root, env={**self.env, **env}, text=True,
@@ -130,8 +128,18 @@ def test_wrong_python_is_named(clone):
     assert not (clone.root / '.venv').exists()
 
 
+@pytest.mark.parametrize('first, tried, taken', [
+    ('Python 3.11.', (3, 11, 7), True), ('Python 3.11.', (3, 12, 0), False), ('Python 3.11.', (3, 9, 0), False),
+    ('Python 3.9 or newer', (3, 13, 0), True), ('Python 3.11 or newer', (3, 10, 1), False),
+    ('Python 3.11 or newer, tried with 3.13', (3, 11, 0), True)])
+def test_stacks_name_their_python(monkeypatch, first, tried, taken):
+    monkeypatch.setattr(sys, 'version_info', tried)
+    with nullcontext() if taken else pytest.raises(SystemExit, match='is needed'):
+        make_env.check_python(f'# A stack, {first}\n')
+
+
 def test_unknown_stack_is_named(clone):
-    assert 'no stack torch1.0: there are reference, torch2.1' in last_line(clone.make('torch1.0'))
+    assert 'no stack torch1.0: there are reference, lowest, newest, onedl' in last_line(clone.make('torch1.0'))
 
 
 def test_missing_compiler_is_found_before_anything_is_fetched(clone, tmp_path):
@@ -157,7 +165,7 @@ def test_made_step_by_step(clone):
     clone.cache_mmcv()
     clone.fill_index(without=['timm'])
     first = clone.make()
-    assert re.search(r'mmcv +done', first.stdout)
+    assert re.search(r'mmcv +done', first.stdout)  # beside what fails
     assert 'step requirements failed: the package index has no timm that agrees' in last_line(first)
 
     clone.fill_index()
@@ -171,37 +179,62 @@ def test_made_step_by_step(clone):
     killed.communicate()
 
     # pip was left behind and is still at work: the next run must not get in its way.
-    half = clone.root / '.venv/lib/python3.11/site-packages/ruff-0.dist-info'
+    site = clone.root / '.venv/lib/python3.11/site-packages'
+    half = site / 'ruff-0.dist-info'
     half.mkdir()
+    torch, = site.glob('torch-*.dist-info')
+    installed = torch.stat().st_mtime_ns
     third = clone.make()
     assert third.returncode == 0, third.stdout
     assert 'another run is making it, waiting' in third.stdout
-    done_before = re.findall(r'^  (.+?) +done before$', third.stdout, re.MULTILINE)
-    assert done_before == ['venv', 'torch', 'build tools', 'mmcv', 'requirements']
+    assert torch.stat().st_mtime_ns == installed
     assert not half.exists()
+    assert (site / 'mmcv' / 'ops.py').exists()
 
     # Up to date: silent, and pip is not even started.
-    (clone.root / '.venv/lib/python3.11/site-packages/pip/__main__.py').write_text('raise SystemExit("started")')
+    (site / 'pip/__main__.py').write_text('raise SystemExit("started")')
     fourth = clone.make()
     assert (fourth.returncode, fourth.stdout) == (0, '')
 
-    # A changed requirement outdates its step and those after it, and no other.
+    # A requirement that has changed outdates it.
     with open(clone.root / 'requirements' / 'tests.txt', 'a') as file:
         file.write('# changed\n')
-    assert 'step requirements failed' in last_line(clone.make())
-    # What a failed step may have changed is not taken for done, even with the old requirements back.
+    assert 'step torch failed' in last_line(clone.make())
+    # What a failed run may have changed is not taken for done, even with the old requirements back.
     shutil.copy(ROOT / 'requirements' / 'tests.txt', clone.root / 'requirements' / 'tests.txt')
-    assert 'step requirements failed' in last_line(clone.make())
+    assert 'step torch failed' in last_line(clone.make())
 
 
 def test_kept_wheels_differ_where_they_must(monkeypatch, tmp_path):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-    stacks = [make_env.cached_wheel(make_env.constraints_file(stack)) for stack in ('reference', 'torch2.1')]
+    folders = [make_env.Environment(stack).wheels for stack in ('reference', 'lowest')]
     monkeypatch.setattr(make_env, 'with_cuda', lambda: True)
-    stacks.append(make_env.cached_wheel(make_env.constraints_file('reference')))
-    assert len(set(stacks)) == 3
-    assert all(path.is_relative_to(tmp_path / 'mmone' / 'wheels') for path in stacks)
-    assert all(re.fullmatch(r'mmcv-2\.1\.0-cp311-cp311-\w+\.whl', path.name) for path in stacks)
+    folders.append(make_env.Environment().wheels)
+    monkeypatch.setattr(make_env, 'PYTHON', 'python3.12')
+    monkeypatch.setattr(make_env, 'check_python', lambda constraints: None)
+    folders.append(make_env.Environment().wheels)
+    assert len(set(folders)) == 4
+    assert all(path.is_relative_to(tmp_path / 'mmone' / 'wheels') for path in folders)
+
+
+def test_mmcv_is_compiled_once(tmp_path, monkeypatch):
+    """The wheel gets its name when it is whole; the compiler and its flags are the build's alone."""
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    environment, calls = make_env.Environment(), []
+
+    def pip(step, *args, **env):
+        calls.append(env)
+        folder = Path(next(arg for arg in args if arg.startswith('--wheel-dir=')).partition('=')[2])
+        folder.mkdir(parents=True)
+        (folder / 'mmcv-2.1.0-cp311-cp311-linux_x86_64.whl').touch()
+        assert not environment.has_mmcv()
+
+    monkeypatch.setattr(environment, 'pip', pip)
+    environment.build_mmcv('mmcv')
+    environment.build_mmcv('mmcv')
+    assert len(calls) == 1 and calls[0]['CXX'] == 'precompiled_cxx.py'
+    assert [path.name for path in environment.wheels.iterdir()] == ['mmcv-2.1.0-cp311-cp311-linux_x86_64.whl']
+    assert environment.has_mmcv()
 
 
 @pytest.mark.parametrize('log, meaning', [
@@ -218,11 +251,14 @@ def test_diagnosis(log, meaning):
 
 @pytest.mark.skipif(shutil.which('c++') is None, reason='no C++ compiler')
 @pytest.mark.parametrize('takes_headers', [True, False])
-def test_headers_are_precompiled_once_or_not_at_all(tmp_path, takes_headers):
+@pytest.mark.parametrize('standard', ['17', '20'])
+def test_headers_are_precompiled_once_or_not_at_all(tmp_path, takes_headers, standard):
     folder = tmp_path / 'a folder'
-    folder.mkdir()
+    (folder / 'ATen').mkdir(parents=True)
+    (folder / 'ATen' / 'ATen.h').write_text(
+        f'#if __cplusplus < 20{standard}00L\n#error C++{standard} or later compatible compiler is required\n#endif\n')
     header = folder / 'pytorch_cpp_helper.hpp'
-    header.write_text('#pragma once\ninline int answer() { return 42; }\n')
+    header.write_text('#pragma once\n#include <ATen/ATen.h>\ninline int answer() { return 42; }\n')
     compiler = tmp_path / 'compiler'
     refuse = '' if takes_headers else 'case "$*" in *c++-header*) exit 1;; esac\n'
     compiler.write_text(f'#!/bin/sh\necho "$@" >> "{tmp_path}/calls"\n{refuse}exec c++ "$@"\n')
@@ -231,8 +267,8 @@ def test_headers_are_precompiled_once_or_not_at_all(tmp_path, takes_headers):
     for name in ('first', 'second'):
         source, out = tmp_path / f'{name}.cpp', tmp_path / f'{name}.o'
         source.write_text('#include "pytorch_cpp_helper.hpp"\nint f() { return answer(); }\n')
-        subprocess.run(['precompiled_cxx.py', '-MMD', '-MF', f'{out}.d', '-O1', f'-I{folder}', '-c', source, '-o', out],
-                       env=env, check=True)
+        subprocess.run(['precompiled_cxx.py', '-MMD', '-MF', f'{out}.d', '-O1', '-std=c++17', f'-I{folder}',
+                        '-c', source, '-o', out], env=env, check=True)
         assert out.stat().st_size > 0
     calls = (tmp_path / 'calls').read_text().splitlines()
     assert len(calls) == 3 and 'c++-header' in calls[0] and '-O1' in calls[0] and 'first' not in calls[0]
