@@ -2,6 +2,8 @@
 import hashlib
 import os
 import shutil
+import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -57,6 +59,9 @@ def scratch_folder(path: str | Path, salvage: Callable[[Path], None] = lambda fo
     folder = path.with_name(f'.{path.name}.partial')
     lock = _lock(folder, path)
     try:
+        old = folder / f'{path.name}.old'
+        if old.exists() and not path.exists():  # its process was killed while it replaced a folder
+            os.replace(old, path)
         salvage(folder)
         for entry in folder.iterdir():
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
@@ -99,10 +104,10 @@ def publish(made: Path, path: str | Path) -> None:
     """Give a file or folder that is complete its name, in place of what has it now."""
     path = Path(path)
     if made.is_file():
-        with open(made, 'rb') as file:
+        with open(made, 'r+b') as file:  # Windows syncs no file that is open for reading alone
             os.fsync(file.fileno())
-    if path.is_dir():  # a folder is not replaced in one step
-        os.replace(path, made.with_name(f'{made.name}.old'))
+    if path.is_dir():  # a folder is not replaced in one step: scratch_folder knows this name
+        os.replace(path, made.with_name(f'{path.name}.old'))
     os.replace(made, path)
 
 
@@ -114,3 +119,63 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         made = folder / path.name
         yield made
         publish(made, path)
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove what killed processes left of the files that they were writing in a folder."""
+    for scratch in Path(folder).glob('.?*.partial'):
+        with suppress(InputError), scratch_folder(scratch.with_name(scratch.name[1:-len('.partial')])):
+            pass
+
+
+@contextmanager
+def temporary_files() -> Iterator[None]:
+    """Have temporary files made in a folder of this process, until the block ends.
+
+    Libraries leave theirs behind where they are killed: the sockets of a data loader's workers, the results
+    that an evaluator reads. Whoever comes next removes the folders whose processes are gone.
+    """
+    base, lock = Path(tempfile.gettempdir()), None
+    if fcntl is None or base.name.startswith('mmone-'):  # the folder of the process that started this one
+        yield
+        return
+    prefix = f'mmone-{os.getuid()}-'
+    for left in base.glob(f'{prefix}*'):
+        lock = _lock_own(left)
+        if lock is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(lock)
+    folders = (base / f'{prefix}{number}' for number in range(1000))
+    folder, lock = next(((folder, lock) for folder in folders if (lock := _lock_own(folder)) is not None), (base, None))
+    before = tempfile.tempdir
+    # What torch.compile keeps for the next process stays where that finds it.
+    variables = {'TMPDIR': str(folder), 'TORCHINDUCTOR_CACHE_DIR': str(base / f'torchinductor_{os.getuid()}')}
+    added = {name: os.environ.get(name) for name in variables}
+    try:
+        tempfile.tempdir = str(folder)
+        os.environ.update({name: value for name, value in variables.items() if name == 'TMPDIR' or not added[name]})
+        yield
+    finally:
+        tempfile.tempdir = before
+        for name, value in added.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+        if lock is not None:
+            with suppress(OSError):  # it is not empty: its lock goes with the process
+                folder.rmdir()
+                os.close(lock)
+
+
+def _lock_own(folder: Path) -> int | None:
+    """Make a folder for this process alone; None where it is another's, or cannot be made."""
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        there = folder.lstat()
+        if there.st_uid != os.getuid() or not stat.S_ISDIR(there.st_mode):  # anybody may make names in /tmp
+            return None
+    except OSError:
+        return None
+    try:
+        return _lock(folder, folder)
+    except InputError:
+        return None
