@@ -57,8 +57,33 @@ def requirements(name):
     return found
 
 
+def extras():
+    """What pip is to bring beside the runtime's requirements, by the names of the extras.
+
+    mmcv is in none but ``mim``'s: pip builds it without operators, or not at all. ``mmcv-lite`` is apart, so that
+    no library's extra writes it over an mmcv that is there.
+    """
+    def named(lines, *names):
+        return [line for line in lines if re.match(r'[\w.-]+', line)[0] in names]
+
+    mim, optional, export = requirements('mminstall'), requirements('optional'), requirements('export')
+    mmengine = named(mim, 'mmengine', 'setuptools')
+    return {
+        'backbone': mmengine,
+        'classification': mmengine + named(optional, 'mmpretrain'),
+        'detection': mmengine + named(optional, 'mmdet'),
+        'segmentation': mmengine + named(optional, 'mmsegmentation', 'ftfy', 'regex'),
+        'mmcv-lite': [line.replace('mmcv', 'mmcv-lite') for line in named(mim, 'mmcv')],
+        'optional': mmengine + optional,
+        'export': export,
+        'all': mmengine + optional + export,
+        'mim': mim,
+        'tests': requirements('tests'),
+    }
+
+
 def version():
-    # Read, not imported: importing mmone needs mmengine and torch.
+    # Read, not imported: mmone need not be importable to be built.
     text = (ROOT / 'mmone' / 'version.py').read_text(encoding='utf-8')
     return re.search(r"__version__ = '([^']+)'", text).group(1)
 
@@ -90,13 +115,7 @@ setup(
     package_data={'mmone': ['py.typed']},
     python_requires='>=3.10',
     install_requires=requirements('runtime'),
-    extras_require={
-        'all': requirements('optional') + requirements('export'),
-        'export': requirements('export'),
-        'mim': requirements('mminstall'),
-        'optional': requirements('optional'),
-        'tests': requirements('tests'),
-    },
+    extras_require=extras(),
     entry_points={'console_scripts': ['mmone = mmone.cli:main']},
     ext_modules=[EXT] if sys.platform == 'linux' else [],
     options={'bdist_wheel': {'py_limited_api': 'cp310'}},

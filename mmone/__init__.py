@@ -9,11 +9,13 @@ import importlib.util
 import sys
 
 from .errors import InputError
+from .libraries import explain
 from .version import __version__
 
 __all__ = ['InputError', '__version__']
 
 _NAMES = 'mmengine.config.utils'
+_FOUNDATIONS = ('torch', 'mmengine', 'mmcv', 'yaml')
 
 
 def _add_name() -> None:
@@ -45,3 +47,25 @@ if _NAMES in sys.modules:
     _add_name()
 else:
     sys.meta_path.insert(0, _AddNameWhenImported())
+
+
+class _SayHowToInstall(importlib.abc.MetaPathFinder):
+    """Asked last: says how to install what a module of mmone imports and nobody has found.
+
+    pip is not told to bring mmengine and mmcv, which stand under several names.
+    """
+
+    def find_spec(self, name, path=None, target=None):
+        if name in _FOUNDATIONS and _importing_module().startswith('mmone.'):
+            raise ModuleNotFoundError(explain(ModuleNotFoundError(name=name)), name=name)
+        return None
+
+
+def _importing_module() -> str:
+    frame = sys._getframe(2)
+    while frame and frame.f_globals.get('__name__') in ('importlib', 'importlib._bootstrap'):
+        frame = frame.f_back  # type: ignore[assignment]
+    return frame.f_globals.get('__name__', '') if frame else ''
+
+
+sys.meta_path.append(_SayHowToInstall())

@@ -20,7 +20,7 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils.data import DataLoader, Sampler
 
 from .errors import InputError
-from .libraries import pip_name, rebuild_mmcv
+from .libraries import build_mmcv, pip_name
 from .version import __version__
 
 # module -> (minimum, first unsupported). What mmdet and mmsegmentation refuse beyond is theirs to refuse.
@@ -42,7 +42,7 @@ def check_versions() -> None:
         except (ImportError, AttributeError):
             continue
         if not digit_version(minimum) <= digit_version(found) < digit_version(unsupported):
-            command = rebuild_mmcv() if name == 'mmcv' else f'pip install {pip_name(name)}'
+            command = build_mmcv(replace=True) if name == 'mmcv' else f'pip install {pip_name(name)}'
             raise InputError(f'mmone {__version__} supports {name}>={minimum},<{unsupported}, found {found}: {command}')
 
 

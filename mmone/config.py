@@ -13,9 +13,8 @@ from mmengine.registry import MODELS, DefaultScope
 
 from mmone.compat import parse_option
 from mmone.errors import InputError
+from mmone.libraries import explain, import_library
 
-# The libraries' scopes in a config, and what they are called where they are installed from.
-PACKAGES = {'mmpretrain': 'mmpretrain', 'mmdet': 'mmdet', 'mmseg': 'mmsegmentation'}
 DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
@@ -35,7 +34,7 @@ def load_config(path: str, options: Sequence[str] = ()) -> Config:
     try:
         cfg = Config.fromfile(path)
     except Exception as error:  # a config is a program: it can raise anything
-        raise InputError(f'config {_place(path, error)}: {_reason(error)}') from error
+        raise InputError(f'config {_place(path, error)}: {explain(error) or _reason(error)}') from error
 
     for option in options:
         key, _, value = option.partition('=')
@@ -46,8 +45,8 @@ def load_config(path: str, options: Sequence[str] = ()) -> Config:
 
     scope = cfg.get('default_scope')
     if scope and scope != 'mmengine' and find_spec(scope) is None:
-        raise InputError(f'config {path} needs {scope}, which is not installed: '
-                         f'pip install {PACKAGES.get(scope, scope)}')
+        line = explain(ModuleNotFoundError(name=scope), scope) or f'{scope} is not installed'
+        raise InputError(f'config {path}: {line}')
     return cfg
 
 
@@ -73,8 +72,14 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def default_scope(cfg: Config) -> Iterator[None]:
-    """Let names without a scope be those of the config's library, until the block ends."""
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
+    """Let names without a scope be those of the config's library, until the block ends.
+
+    Raises:
+        InputError: If the library cannot be imported; says what mends it.
+    """
+    scope = cfg.get('default_scope') or 'mmengine'
+    import_library(scope)
+    with DefaultScope.overwrite_default_scope(scope):
         yield
 
 

@@ -40,9 +40,9 @@ def main(argv: Sequence[str] | None = None, command: str | None = None, prog: st
     module = import_module(f'{__name__}.{command}')
     parser = Parser(prog or f'mmone {command}', module.__doc__ or '', module.EXAMPLES)
     module.add_arguments(parser)
-    args = parser.parse_args(argv)
+    # Reading the arguments looks names up, which takes packages too.
     with error_boundary(parser):
-        return module.run(args) or 0
+        return module.run(parser.parse_args(argv)) or 0
 
 
 def _overview(argv: Sequence[str]) -> int:

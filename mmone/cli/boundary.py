@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from mmone import ranks
 from mmone.errors import InputError
+from mmone.libraries import explain
 
 # Parameters of the library for which a flag has another name.
 FLAGS = dict(overwrite='force')
@@ -17,7 +18,7 @@ ELSEWHERE = dict(drop_head='mmone convert CHECKPOINT OUT --drop-head')
 
 @contextmanager
 def error_boundary(parser: ArgumentParser) -> Iterator[None]:
-    """Turn an :class:`InputError` into one line on stderr and exit status 2.
+    """Turn an :class:`InputError`, or a package that is missing, into one line on stderr and exit status 2.
 
     Every rank of a distributed run exits; rank 0 prints the line, unless only the rank at fault
     knows it. Any other exception is a bug and keeps its traceback.
@@ -32,6 +33,13 @@ def error_boundary(parser: ArgumentParser) -> Iterator[None]:
         if ranks.is_first() or not error.on_all_ranks:
             message = ' '.join(error.message.split())
             print(f'{parser.prog}: error: {message}{_remedy(error.parameter, parser)}', file=sys.stderr)
+        sys.exit(2)
+    except ImportError as error:
+        line = explain(error)
+        if line is None:
+            raise
+        if ranks.is_first():
+            print(f'{parser.prog}: error: {line}', file=sys.stderr)
         sys.exit(2)
 
 

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from mmone.formats import FORMATS
+from mmone.libraries import TASKS, import_library
 from mmone.version import __version__
 
 from .output import aligned
@@ -25,7 +26,7 @@ PACKAGES = dict(
     cv2=('opencv-python', 'opencv-python-headless', 'opencv-contrib-python', 'opencv-contrib-python-headless'),
     PIL=('pillow', ), matplotlib=('matplotlib', ), pycocotools=('pycocotools', ), ftfy=('ftfy', ), regex=('regex', ),
     yaml=('PyYAML', ), rich=('rich', ), safetensors=('safetensors', ), onnx=('onnx', ), onnxruntime=('onnxruntime', ),
-    openvino=('openvino', ), coremltools=('coremltools', ))
+    openvino=('openvino', ), coremltools=('coremltools', ), setuptools=('setuptools', ))
 # Instructions that decide which code computes, as Linux calls them; those of x86 and of ARM.
 FEATURES = ('avx', 'avx2', 'fma', 'f16c', 'avx512f', 'avx512_vnni', 'avx512_bf16', 'avx_vnni', 'amx_tile', 'amx_int8',
             'amx_bf16', 'asimd', 'asimdhp', 'asimddp', 'i8mm', 'bf16', 'sve', 'sve2')
@@ -39,6 +40,7 @@ def run(args: Namespace) -> None:
     groups = {
         'machine': _machine(),
         'packages': [(distributions[0], _version(module)) for module, distributions in PACKAGES.items()],
+        'tasks': [(task, _usable(library)) for library, task in TASKS.items()],
         'compiled modules': [(name, _loaded(name)) for name in ('mmone._ext', 'mmcv._ext')],
         'exported models run': _runtimes(),
         'folders': _folders(),
@@ -98,6 +100,15 @@ def _version(module: str) -> str:
         except PackageNotFoundError:
             continue
     return 'installed, version unknown'
+
+
+def _usable(library: str) -> str:
+    """Whether a task's library can be used, or what is missing and the command that mends it."""
+    try:
+        import_library(library)
+        return f'{library} can be used'
+    except Exception as error:  # a broken install raises anything
+        return f'no: {error}'
 
 
 def _loaded(name: str) -> str:

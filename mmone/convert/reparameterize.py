@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from mmcv.cnn import is_norm
 from mmengine.config import Config
 from mmengine.model import BaseModule, is_model_wrapper
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from mmone.checkpoints.io import read_checkpoint, state_dict_of, write_checkpoint
 from mmone.checkpoints.sources import to_mmone
@@ -19,6 +19,7 @@ from mmone.version import __version__
 
 # Height and width of the probe: odd, and large enough for every stage to have several positions.
 PROBE_SIZE = (97, 129)
+_LAYERS = (nn.Conv2d, _NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
 class DeployReport(NamedTuple):
@@ -73,7 +74,7 @@ def switch_to_deploy(model: nn.Module) -> int:
 
 
 def _count(modules) -> int:
-    return sum(isinstance(m, nn.Conv2d) or is_norm(m) for module in modules for m in module.modules())
+    return sum(isinstance(m, _LAYERS) for module in modules for m in module.modules())
 
 
 def _parameters(model: nn.Module) -> int:

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmcv.cnn import build_activation_layer, build_norm_layer
 from mmengine.model import BaseModule, ModuleList, Sequential
 from torch import Generator, Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
@@ -15,6 +14,7 @@ from mmone.errors import InputError
 
 from . import reparam
 from .fused_branches import forward_block
+from .layers import build_activation_layer, build_norm_layer
 from .running_statistics import frozen_running_statistics
 from .se_layer import SELayer
 

@@ -2,9 +2,10 @@
 from collections.abc import Sequence
 
 import torch.nn.functional as F
-from mmcv.cnn import ConvModule
 from mmengine.model import BaseModule
 from torch import Tensor
+
+from .layers import ConvModule
 
 
 class SELayer(BaseModule):
