@@ -28,7 +28,7 @@ example:
 """
 IMAGES, SEED, VAL_FRACTION = 2500, 0, 0.2
 LATENCY_RUNS = 50
-PICTURES = 2
+PICTURES, SCORE_THRESHOLD = 2, 0.3
 # What a task is doing when its log has the line, and which part of its time has gone by then.
 STAGES = ((r'Epoch\(train\) +\[(\d+)\]\[ *(\d+)/(\d+)\]', 'training', 0.0), (r'Epoch\(test\)', 'evaluating', 0.85),
           (r'^exporting', 'exporting', 0.95))
@@ -243,7 +243,7 @@ def _options(data: Path) -> list[str]:
 
 def _measure(task: Task, out: Path, configs: Path, data: Path) -> dict:
     """A trained task's metrics, sizes, latencies and pictures."""
-    before, after, dataset, visualizer = _load(task, out, configs, data)
+    before, after, dataset = _load(task, out, configs, data)
     exported = out / task.name / 'model.onnx'
     latency = _latency(before, after, dataset)
     return dict(
@@ -252,7 +252,7 @@ def _measure(task: Task, out: Path, configs: Path, data: Path) -> dict:
         parameters_after=sum(p.numel() for p in after.parameters()),
         latency_ms_before=latency[0], latency_ms_after=latency[1],
         latency_ms_onnx=_onnx_latency(exported, dataset), onnx_bytes=exported.stat().st_size,
-        pictures=_pictures(after, dataset, visualizer))
+        meta=dataset.metainfo, pictures=_pictures(after, dataset))
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -271,11 +271,11 @@ def _report(out: Path, rows: Sequence[str], measured: Sequence[dict], cores: int
     """Write ``table.md``, ``results.json`` and ``predictions.png``; returns the table."""
     from mmone.cli.info import processor
     from mmone.files import written_whole
-    strips = [(found['task'], found.pop('pictures')) for found in measured]
+    pictures = [(found['task'], found.pop('meta'), found.pop('pictures')) for found in measured]
     notes = (f'On {cores} cores of {processor()[0]}, in {seconds:.0f} s. Latency: median of {LATENCY_RUNS} runs at '
              'batch 1; of the network in PyTorch, and from the image to the answer in ONNX Runtime.')
     with written_whole(out / 'predictions.png') as made:
-        _draw(strips, made)
+        _draw(pictures, made)
     with written_whole(out / 'results.json') as made:
         made.write_text(json.dumps(dict(rows=measured, seconds=seconds, cores=cores), indent=2))
     with written_whole(out / 'table.md') as made:
@@ -285,8 +285,8 @@ def _report(out: Path, rows: Sequence[str], measured: Sequence[dict], cores: int
 
 
 def _load(task: Task, out: Path, configs: Path, data: Path):
-    """The model in both forms, its validation data set and its visualizer."""
-    from mmengine.registry import DATASETS, VISUALIZERS
+    """The model in both forms and its validation data set."""
+    from mmengine.registry import DATASETS
 
     from mmone.apis import get_model
     from mmone.config import default_scope, load_config
@@ -295,9 +295,7 @@ def _load(task: Task, out: Path, configs: Path, data: Path):
     after = get_model(cfg, str(out / task.name / 'deploy.pth'), 'cpu')
     with default_scope(cfg):
         dataset = DATASETS.build(cfg.test_dataloader.dataset)
-        visualizer = VISUALIZERS.build(dict(cfg.visualizer, name=task.name, vis_backends=[]))
-    visualizer.dataset_meta = dataset.metainfo
-    return before, after, dataset, visualizer
+    return before, after, dataset
 
 
 def _latency(before, after, dataset) -> list[float]:
@@ -330,66 +328,74 @@ def _onnx_latency(path: Path, dataset) -> float:
     return median(times[5:])
 
 
-def _pictures(model, dataset, visualizer) -> list:
-    """Some images, each as input, truth and prediction: (H, W, 3) uint8 RGB with a title."""
+def _pictures(model, dataset) -> list:
+    """Some validation images: (H, W, 3) uint8 RGB, and the sample with its truth and prediction."""
     import mmcv
     import numpy as np
     import torch
     from mmengine.dataset import pseudo_collate
-    pictures = []
+    found = []
     for index in np.linspace(0, len(dataset) - 1, PICTURES).astype(int).tolist():
         with torch.no_grad():
             sample = model.test_step(pseudo_collate([dataset[index]]))[0].cpu()
-        image = mmcv.imread(sample.img_path, channel_order='rgb')
-        if 'gt_label' in sample:
-            names = dataset.metainfo['classes']
-            titles = (f'truth: {names[sample.gt_label.item()]}', f'predicted: {names[sample.pred_label.item()]}')
-            pictures.append([(image, 'input'), *((image, title) for title in titles)])
-            continue
-        # As large as the text that the libraries draw into it has to be.
-        image, sample = _enlarged(image, sample, factor=4)
-        panels = [(image, 'input')]
-        for title in ('truth', 'prediction'):
-            visualizer.add_datasample('', image, sample, draw_gt=title == 'truth', draw_pred=title != 'truth',
-                                      show=False)
-            panels.append((visualizer.get_image(), title))
-        pictures.append(panels)
-    return pictures
+        found.append((mmcv.imread(sample.img_path, channel_order='rgb'), sample))
+    return found
 
 
-def _enlarged(image, sample, factor: int):
-    """An image and its boxes or masks, ``factor`` times as large."""
-    import mmcv
-    image = mmcv.imrescale(image, factor)
-    for name in ('gt_instances', 'pred_instances'):
-        if name in sample:
-            instances = sample.get(name)
-            instances.bboxes = getattr(instances.bboxes, 'tensor', instances.bboxes) * factor
-    for name in ('gt_sem_seg', 'pred_sem_seg'):
-        if name in sample:
-            masks = sample.get(name)
-            repeated = masks.data.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
-            setattr(sample, name, type(masks)(data=repeated))
-    return image, sample
+def _draw(rows: Sequence[tuple[str, dict, list]], path: Path) -> None:
+    """A row a task, with its pictures as input, truth and prediction.
 
-
-def _draw(strips: Sequence[tuple[str, list]], path: Path) -> None:
-    """A row a task: images as input, truth and prediction."""
+    The libraries' own drawings scale their letters with the boxes, too small to be read on small images.
+    """
     import matplotlib
     matplotlib.use('Agg')
     from matplotlib import pyplot
-    figure, axes = pyplot.subplots(len(strips), 3 * PICTURES, figsize=(2.6 * 3 * PICTURES, 2.9 * len(strips)),
-                                   squeeze=False)
-    for row, (name, pictures) in zip(axes, strips):
-        for axis, (image, title) in zip(row, (panel for panels in pictures for panel in panels)):
-            axis.imshow(image)
-            axis.set_title(title, fontsize=11)
-            axis.axis('off')
-        row[0].text(-0.08, 0.5, name, rotation=90, va='center', ha='center', fontsize=14,
-                    transform=row[0].transAxes)
-    figure.tight_layout()
-    figure.savefig(path, dpi=80)
+    figure, axes = pyplot.subplots(len(rows), 3 * PICTURES, figsize=(2 * 3 * PICTURES, 2.25 * len(rows)),
+                                   squeeze=False, layout='constrained')
+    for row, (name, meta, pictures) in zip(axes, rows):
+        row[0].set_ylabel(name, fontsize=13)
+        for panels, (image, sample) in zip(row.reshape(PICTURES, 3), pictures):
+            for axis, title in zip(panels, ('input', 'truth', 'prediction')):
+                axis.set_title(title, fontsize=11)
+                axis.set_xticks([])
+                axis.set_yticks([])
+                axis.imshow(image)
+            for axis, kind in zip(panels[1:], ('gt', 'pred')):
+                _draw_answer(axis, sample, kind, meta)
+    figure.savefig(path, dpi=110)
     pyplot.close(figure)
+
+
+def _draw_answer(axis, sample, kind: str, meta: dict) -> None:
+    """The truth (``'gt'``) or the prediction (``'pred'``) of a sample of any task over its image."""
+    import numpy as np
+    from matplotlib.patches import Rectangle
+    names = meta['classes']
+
+    def label(x: float, y: float, text: str, color) -> None:
+        axis.text(x, y, text, color='white', fontsize=9, va='top', clip_on=True,
+                  bbox=dict(facecolor=color, edgecolor='none', alpha=0.85, pad=1))
+
+    if f'{kind}_label' in sample:
+        index = sample.get(f'{kind}_label').item()
+        score = f' {sample.pred_score[index]:.2f}' if kind == 'pred' else ''
+        label(4, 4, names[index] + score, 'black')
+    elif f'{kind}_instances' in sample:
+        found = sample.get(f'{kind}_instances')
+        if kind == 'pred':
+            found = found[found.scores > SCORE_THRESHOLD]
+        boxes = getattr(found.bboxes, 'tensor', found.bboxes).tolist()
+        for (left, top, right, bottom), index in zip(boxes, found.labels.tolist()):
+            color = np.array(meta['palette'][index]) / 255
+            axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=color, lw=2))
+            label(left, top, names[index], color)
+    else:
+        masks = sample.get(f'{kind}_sem_seg').data[0].numpy()
+        colors = np.array(meta['palette'], np.uint8)[masks]
+        axis.imshow(np.dstack([colors, np.where(masks > 0, 170, 0).astype(np.uint8)]))
+        for index in np.unique(masks[masks > 0]).tolist():
+            rows, columns = np.nonzero(masks == index)
+            label(columns.mean() - 14, rows.mean() - 6, names[index], np.array(meta['palette'][index]) / 255)
 
 
 if __name__ == '__main__':
