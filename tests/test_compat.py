@@ -1,6 +1,9 @@
 """What mmone uses of other libraries beyond their public API is still there, and means the same."""
 import itertools
-from contextlib import contextmanager
+import re
+import sys
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +18,7 @@ from torch.utils.data import DataLoader, SequentialSampler, TensorDataset
 
 from mmone import compat
 from mmone.config import build_model
+from mmone.errors import InputError
 from tests.conftest import unwrapped
 
 
@@ -26,6 +30,18 @@ def needed(function, library):
     except Exception as error:
         pytest.fail(f'mmone.compat.{function} uses private names of {library}, which no longer do what mmone needs '
                     f'({error!r}): see what {library} has in their place')
+
+
+@pytest.mark.parametrize('mmengine, mmcv, refused', [
+    ('0.8.0', '2.0.0', None), ('0.10.12', '2.3.6', None), ('0.10.7', None, None),
+    ('0.7.4', '2.1.0', 'mmengine>=0.8.0,<1.0.0, found 0.7.4: pip install'), ('1.0.0', '2.1.0', 'found 1.0.0'),
+    ('0.10.7', '1.7.2', 'mmcv>=2.0.0,<3.0.0, found 1.7.2: pip '), ('0.10.7', '3.0.0', 'found 3.0.0')])
+def test_versions_are_those_of_the_modules(monkeypatch, mmengine, mmcv, refused):
+    """Which distribution has brought them is all the same, and the backbone works without mmcv."""
+    for name, version in (('mmengine', mmengine), ('mmcv', mmcv)):
+        monkeypatch.setitem(sys.modules, name, version and SimpleNamespace(__version__=version))
+    with pytest.raises(InputError, match=re.escape(refused)) if refused else nullcontext():
+        compat.check_versions()
 
 
 def test_options_are_read_as_mmengines_command_lines_read_them():
