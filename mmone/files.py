@@ -132,37 +132,51 @@ def remove_leftovers(folder: str | Path) -> None:
 def temporary_files() -> Iterator[None]:
     """Have temporary files made in a folder of this process, until the block ends.
 
-    Libraries leave theirs behind where they are killed: the sockets of a data loader's workers, the results
-    that an evaluator reads. Whoever comes next removes the folders whose processes are gone.
+    Libraries leave theirs behind where they are killed: the sockets of a data loader's workers, configs that
+    are being read, results that are evaluated. Whoever comes next removes the folders whose processes are gone.
     """
-    base, lock = Path(tempfile.gettempdir()), None
-    if fcntl is None or base.name.startswith('mmone-'):  # the folder of the process that started this one
+    base = _temporary_base()
+    nested = base.name.startswith('mmone-')  # in the folder of the process that started this one
+    # A socket's path may have 104 bytes, of which multiprocessing takes 32.
+    folder, lock = (base, None) if fcntl is None or nested or len(str(base)) > 55 else _own_folder(base)
+    before, variables = tempfile.tempdir, {'TMPDIR': str(folder)}
+    if 'TORCHINDUCTOR_CACHE_DIR' not in os.environ and lock is not None:  # what is kept for the next process stays
+        variables['TORCHINDUCTOR_CACHE_DIR'] = str(base / f'torchinductor_{os.getuid()}')
+    outside = {name: os.environ.get(name) for name in variables}
+    tempfile.tempdir = str(folder)
+    os.environ.update(variables)
+    try:
         yield
-        return
+    finally:
+        tempfile.tempdir = before
+        for name, value in outside.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+        if lock is not None:
+            with suppress(OSError):  # not empty: its lock goes with the process
+                folder.rmdir()
+                os.close(lock)
+
+
+def _temporary_base() -> Path:
+    """What ``tempfile.gettempdir()`` is; that finds out by writing a file, which stays if it is killed there."""
+    places = (tempfile.tempdir, *map(os.environ.get, ('TMPDIR', 'TEMP', 'TMP')), '/tmp')
+    return Path(next((place for place in places if place and os.path.isdir(place) and os.access(place, os.W_OK)),
+                     None) or tempfile.gettempdir()).absolute()
+
+
+def _own_folder(base: Path) -> tuple[Path, int | None]:
+    """Remove the folders of processes that are gone, and make one for this; ``base`` if there can be none."""
     prefix = f'mmone-{os.getuid()}-'
     for left in base.glob(f'{prefix}*'):
         lock = _lock_own(left)
         if lock is not None:
             shutil.rmtree(left, ignore_errors=True)
             os.close(lock)
-    folders = (base / f'{prefix}{number}' for number in range(1000))
-    folder, lock = next(((folder, lock) for folder in folders if (lock := _lock_own(folder)) is not None), (base, None))
-    before = tempfile.tempdir
-    # What torch.compile keeps for the next process stays where that finds it.
-    variables = {'TMPDIR': str(folder), 'TORCHINDUCTOR_CACHE_DIR': str(base / f'torchinductor_{os.getuid()}')}
-    added = {name: os.environ.get(name) for name in variables}
-    try:
-        tempfile.tempdir = str(folder)
-        os.environ.update({name: value for name, value in variables.items() if name == 'TMPDIR' or not added[name]})
-        yield
-    finally:
-        tempfile.tempdir = before
-        for name, value in added.items():
-            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+    for folder in (base / f'{prefix}{number}' for number in range(1000)):
+        lock = _lock_own(folder)
         if lock is not None:
-            with suppress(OSError):  # it is not empty: its lock goes with the process
-                folder.rmdir()
-                os.close(lock)
+            return folder, lock
+    return base, None
 
 
 def _lock_own(folder: Path) -> int | None:

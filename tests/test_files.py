@@ -4,11 +4,20 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
 from mmone import InputError
-from mmone.files import check_output, publish, scratch_folder, sha256, written_whole
+from mmone.files import (
+    check_output,
+    publish,
+    remove_leftovers,
+    scratch_folder,
+    sha256,
+    temporary_files,
+    written_whole,
+)
 
 # Takes a scratch folder, leaves a file in it, says so and waits to be killed.
 WRITER = '''
@@ -89,3 +98,82 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     for path in (tmp_path / 'nowhere' / 'out', tmp_path / 'file' / 'out'):
         with pytest.raises(InputError, match='cannot write'), scratch_folder(path):
             pass
+
+
+# Replaces a folder, and is killed when the old one has lost its name.
+REPLACER = '''
+import os, signal, sys
+from pathlib import Path
+from mmone.files import publish, scratch_folder
+out = Path(sys.argv[1])
+with scratch_folder(out) as folder:
+    (folder / out.name).mkdir()
+    replace, calls = os.replace, []
+    def die(*paths):
+        if calls:
+            os.kill(os.getpid(), signal.SIGKILL)
+        calls.append(replace(*paths))
+    os.replace = die
+    publish(folder / out.name, out)
+'''
+
+
+def test_a_folder_that_was_being_replaced_is_there_again(tmp_path):
+    out = tmp_path / 'out'
+    (out / 'old').mkdir(parents=True)
+    assert subprocess.run([sys.executable, '-c', REPLACER, str(out)]).returncode == -signal.SIGKILL
+    assert names(tmp_path) == ['.out.partial']
+    with scratch_folder(out):
+        assert names(out) == ['old']
+    assert names(tmp_path) == ['out']
+
+
+def test_leftovers_of_killed_processes_are_removed(tmp_path):
+    for name in ('.a.pth.partial', '.b.pth.partial', '.hidden', 'c.partial', '.partial'):
+        (tmp_path / name / 'deep').mkdir(parents=True)
+    with scratch_folder(tmp_path / 'b.pth'):
+        remove_leftovers(tmp_path)
+        assert names(tmp_path) == ['.b.pth.partial', '.hidden', '.partial', 'c.partial']
+    remove_leftovers(tmp_path / 'nowhere')
+
+
+TEMPORARY = '''
+import os, signal, sys, tempfile
+from mmone.files import temporary_files
+with temporary_files():
+    print(tempfile.mkdtemp(), os.environ['TMPDIR'], flush=True)
+    sys.stdin.read(1)
+'''
+
+
+def test_temporary_files_of_killed_processes_are_removed_by_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, 'tempdir', None)
+    base = tempfile.mkdtemp()  # whose path is short
+    monkeypatch.setenv('TMPDIR', base)
+    monkeypatch.setattr(tempfile, 'tempdir', base)
+    prefix = f'mmone-{os.getuid()}-'
+    (tmp_path / 'precious').touch()
+    os.symlink(tmp_path, f'{base}/{prefix}0')  # somebody else's name
+    os.mkdir(f'{base}/others')
+    processes = [subprocess.Popen([sys.executable, '-c', TEMPORARY], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                  text=True) for _ in range(2)]
+    folders = [process.stdout.readline().split() for process in processes]
+    assert sorted(folder for _, folder in folders) == [f'{base}/{prefix}1', f'{base}/{prefix}2']
+    assert all(os.path.dirname(made) == folder for made, folder in folders)
+    processes[0].kill()
+    processes[0].wait()
+    with temporary_files():
+        assert os.environ['TMPDIR'] == tempfile.gettempdir() == folders[0][1]
+        assert names(folders[0][1]) == [] and os.stat(folders[0][1]).st_mode & 0o77 == 0
+        with temporary_files():  # of a command that a command starts
+            assert tempfile.gettempdir() == folders[0][1]
+        assert os.path.exists(folders[1][0])
+    assert tempfile.gettempdir() == base == os.environ['TMPDIR']
+    processes[1].communicate(input=' ')
+    assert names(base) == sorted([f'{prefix}0', os.path.basename(folders[1][1]), 'others'])
+    with temporary_files():
+        pass
+    assert names(base) == [f'{prefix}0', 'others'] and names(tmp_path) == ['precious']
+    for process in processes:
+        process.stdout.close()
+        process.stdin.close()

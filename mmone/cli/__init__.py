@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from mmone.files import temporary_files
 from mmone.version import __version__
 
 from .boundary import error_boundary
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None, command: str | None = None, prog: st
     parser = Parser(prog or f'mmone {command}', module.__doc__ or '', module.EXAMPLES)
     module.add_arguments(parser)
     # Reading the arguments looks names up, which takes packages too.
-    with error_boundary(parser):
+    with error_boundary(parser), temporary_files():
         return module.run(parser.parse_args(argv)) or 0
 
 
