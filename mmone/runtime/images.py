@@ -50,7 +50,7 @@ def check_size(content: bytes, name: str | Path) -> None:
 def _decode(content: bytes) -> np.ndarray | None:
     cv2 = _opencv()
     if cv2 is None:
-        return _decode_with_pillow(content)
+        return decode_with_pillow(content)
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error:  # for an empty file and for sizes beyond its limits
@@ -74,14 +74,15 @@ def _pillow(message: str) -> ModuleType:
     return Image
 
 
-def _decode_with_pillow(content: bytes) -> np.ndarray | None:
+def decode_with_pillow(content: bytes, upright: bool = True) -> np.ndarray | None:
+    """(H, W, 3) uint8 in RGB of a file, as OpenCV decodes it; None if it cannot be decoded."""
     Image = _pillow('reading images needs OpenCV or Pillow: pip install opencv-python-headless, or pillow')
     try:
         with Image.open(BytesIO(content)) as image:
             if getattr(image, 'default_image', False):  # is shown where animations are not, and is none of the frames
                 image.seek(1)
             image.load()
-            return _upright(_to_rgb(image), _orientation(image))
+            return _upright(_to_rgb(image), _orientation(image) if upright else 1)
     except Exception:  # whatever a decoder raises for a broken file
         return None
 

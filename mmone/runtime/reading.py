@@ -6,7 +6,9 @@ import numpy as np
 
 from mmone.errors import InputError
 
-from .images import check_size, read_image
+from .images import check_size, decode_with_pillow, read_image
+
+_GREY = np.float32([0.299, 0.587, 0.114])  # of red, green and blue
 
 
 def read(path: str | Path, color_type: str = 'color', backend: str = 'cv2') -> np.ndarray:
@@ -53,7 +55,7 @@ def _decode(content: bytes, color_type: str, backend: str) -> np.ndarray | None:
     if backend == 'tifffile':
         import tifffile
         return tifffile.imread(BytesIO(content))
-    readers = [_with_pillow, _with_opencv] if backend == 'pillow' else [_with_opencv, _with_pillow]
+    readers = [_with_pillow, _with_opencv] if backend == 'pillow' else [_with_opencv, _like_opencv]
     try:
         return readers[0](content, color_type)
     except ModuleNotFoundError:
@@ -66,6 +68,17 @@ def _with_opencv(content: bytes, color_type: str) -> np.ndarray | None:
     kind = color_type.removesuffix('_ignore_orientation')
     upright = 0 if kind == color_type else cv2.IMREAD_IGNORE_ORIENTATION
     return cv2.imdecode(np.frombuffer(content, np.uint8), flags[kind] | upright)
+
+
+def _like_opencv(content: bytes, color_type: str) -> np.ndarray | None:
+    """What OpenCV gives, by Pillow, to one of 255 levels."""
+    kind = color_type.removesuffix('_ignore_orientation')
+    if kind == 'unchanged':
+        return _with_pillow(content, color_type)
+    image = decode_with_pillow(content, upright=kind == color_type)
+    if image is None or kind == 'color':
+        return image if image is None else image[:, :, ::-1]
+    return np.rint(image @ _GREY).astype(np.uint8)
 
 
 def _with_pillow(content: bytes, color_type: str) -> np.ndarray:

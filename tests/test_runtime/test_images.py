@@ -15,6 +15,7 @@ from mmone.datasets.shapes import make_sample
 from mmone.errors import InputError
 from mmone.runtime import images
 from mmone.runtime.images import read_image, resize
+from mmone.runtime.reading import read
 
 
 def test_images_that_cannot_be_read_are_named(tmp_path, monkeypatch):
@@ -125,6 +126,25 @@ def test_pillow_reads_as_opencv_does(tmp_path, monkeypatch, name):
     given = read_image(path)
     assert given.shape == expected.shape and given.dtype == np.uint8
     assert np.abs(given.astype(int) - expected).max() <= most
+
+
+@pytest.mark.parametrize('color_type', ['grayscale', 'grayscale_ignore_orientation', 'color_ignore_orientation'])
+@pytest.mark.parametrize('name', [
+    '16 bits gray .png', 'L PNG', 'L JPEG', 'LA PNG', 'palette PNG', 'JPEG {}', 'CMYK JPEG', 'turned by 6 JPEG',
+    'turned by 6 PNG', '32 bits'])
+def test_pillow_reads_other_images_as_opencv_does(tmp_path, monkeypatch, name, color_type):
+    path = tmp_path / 'image'
+    path.write_bytes(FILES[name][0])
+    if FILES[name][1] is None:
+        monkeypatch.setitem(sys.modules, 'cv2', None)
+        with pytest.raises(InputError, match='cannot be decoded'):
+            read(path, color_type)
+        return
+    expected = read(path, color_type)
+    monkeypatch.setitem(sys.modules, 'cv2', None)
+    given = read(path, color_type)
+    assert given.shape == expected.shape and given.dtype == np.uint8
+    assert np.abs(given.astype(int) - expected).max() <= FILES[name][1] + 1
 
 
 def chunk(kind, data):
