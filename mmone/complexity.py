@@ -1,14 +1,18 @@
 """How large a model is and how much it computes."""
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from mmengine.analysis import FlopAnalyzer, parameter_count
 from mmengine.config import Config
 from mmengine.model import BaseModel
-from torch import nn
+from mmengine.structures import BaseDataElement
+from torch import Tensor, nn
 
 from mmone.config import build_model, native_shape, set_deploy
+from mmone.errors import InputError, cause
 
 # Backbones with a training form and a deployed one.
 DEPLOYABLE = ('MobileOne', 'RepVGG')
@@ -28,33 +32,86 @@ def complexity(model: BaseModel, shape: tuple[int, int], in_channels: int = 3) -
     multiplication and addition, normalization as up to five per element, and neither biases,
     activations, sums nor pooling. Of a classifier, ``extract_feat`` is counted, as by
     mmpretrain's tool and for its published figures: the last linear layer is in the parameters
-    only. Detectors and segmentors are counted whole, without post-processing.
+    only. Detectors and segmentors are counted whole, without post-processing; of two stages, the
+    second with as many proposals as the first gives at most.
 
     Args:
         model (BaseModel): A model of mmpretrain, mmdet or mmseg; it is set to eval mode.
         shape (tuple[int, int]): Height and width of the image.
         in_channels (int): Channels of the image. Defaults to 3.
+
+    Raises:
+        InputError: If the model cannot compute such an image.
     """
     model = model.eval()
     device = next(model.parameters()).device
     image = torch.zeros(1, in_channels, *shape, device=device)
-    analyzer = FlopAnalyzer(_Tensors(model), (image, ))
-    # What it does not count it lists in warnings, a dozen lines; the docstring says it.
+    with _all_proposals(model):
+        try:
+            operations = _count(_Tensors(model, 'tensor'), image)
+        except Exception:  # some models' outputs without post-processing want annotations, or are not there
+            try:
+                operations = _count(_Tensors(model, 'predict'), image)
+            except Exception as error:  # whatever a network raises for a size, or for an operator of GPUs only
+                raise InputError(f'{type(model).__name__} cannot compute an image of {shape[0]}x{shape[1]} on {device} '
+                                 f'({type(error).__name__}: {cause(error)})') from error
+    return Complexity(parameter_count(model)[''], operations)
+
+
+def _count(function: nn.Module, image: Tensor) -> int:
+    analyzer = FlopAnalyzer(function, (image, ))
+    # What it does not count it lists in warnings, a dozen lines; complexity's docstring says it.
     analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    return Complexity(parameter_count(model)[''], analyzer.total())
+    return int(analyzer.total())
+
+
+@contextmanager
+def _all_proposals(model: BaseModel) -> Iterator[None]:
+    """Let the first stage of a detector suppress no proposals: how many are left would depend on the weights."""
+    head = getattr(model, 'rpn_head', None)
+    given = getattr(head, 'test_cfg', None)
+    if given:
+        head.test_cfg = copy.deepcopy(given)
+        head.test_cfg.update(nms=dict(given.get('nms') or {}, type='nms', iou_threshold=1.0), min_bbox_size=-1)
+    try:
+        yield
+    finally:
+        if given:
+            head.test_cfg = given
 
 
 class _Tensors(nn.Module):
-    """What of a model is counted, as a function of the image tensor."""
+    """What of a model is counted, as a function of the image tensor to tensors."""
 
-    def __init__(self, model: BaseModel):
+    def __init__(self, model: BaseModel, mode: str):
         super().__init__()
         self.model = model
+        self.mode = mode
 
     def forward(self, image):
         if hasattr(self.model, 'head') and hasattr(self.model, 'extract_feat'):  # mmpretrain
             return self.model.extract_feat(image)
-        return self.model(image, mode='tensor')
+        return list(_tensors(self.model(image, _samples(image), mode=self.mode)))
+
+
+def _samples(image: Tensor) -> list[BaseDataElement]:
+    """What a detector or segmentor is told of its images; detectors of two stages and transformers ask for it."""
+    shape = tuple(image.shape[2:])
+    meta = dict(img_shape=shape, ori_shape=shape, pad_shape=shape, batch_input_shape=shape, scale_factor=(1.0, 1.0))
+    return [BaseDataElement(metainfo=meta) for _ in image]
+
+
+def _tensors(found) -> Iterator[Tensor]:
+    """All tensors in whatever a model gives: PyTorch can trace nothing else."""
+    if isinstance(found, Tensor):
+        yield found
+    elif isinstance(found, BaseDataElement):
+        yield from _tensors(list(found.values()))
+    elif isinstance(found, dict):
+        yield from _tensors(list(found.values()))
+    elif isinstance(found, (list, tuple)):
+        for part in found:
+            yield from _tensors(part)
 
 
 def config_complexity(cfg: Config, shape: tuple[int, int] | None = None
@@ -71,7 +128,7 @@ def config_complexity(cfg: Config, shape: tuple[int, int] | None = None
         a model that is deployed already lacks) and ``'deployed'``.
 
     Raises:
-        InputError: If ``shape`` is not given and the config has no one size.
+        InputError: If ``shape`` is not given and the config has no one size, or the model cannot compute it.
     """
     shape = shape or native_shape(cfg)
     in_channels = (cfg.model.get('backbone') or {}).get('in_channels', 3)
@@ -79,4 +136,13 @@ def config_complexity(cfg: Config, shape: tuple[int, int] | None = None
     set_deploy(forms['deployed'].model, DEPLOYABLE)
     if forms['training'].model == forms['deployed'].model:
         del forms['training']
-    return shape, {name: complexity(build_model(form), shape, in_channels) for name, form in forms.items()}
+    return shape, {name: complexity(_without_weights(form), shape, in_channels) for name, form in forms.items()}
+
+
+def _without_weights(cfg: Config) -> BaseModel:
+    """A config's model with weights of 0: what is computed of what it finds would depend on random ones."""
+    model = build_model(cfg)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    return model

@@ -1,5 +1,6 @@
 """A config's test pipeline: how its images are read and prepared, and what people are shown of them."""
 import re
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -9,15 +10,22 @@ from mmengine.dataset import Compose
 
 from mmone.config import dataset_of, default_scope, type_name
 from mmone.errors import InputError, cause
-from mmone.runtime.images import check_size, read_image
+from mmone.runtime.images import IMAGE_SUFFIXES, check_size, read_image
 
 # Transforms that read the image are called after that in all libraries: LoadImageFromFile, InferencerLoader,
 # LoadSingleRSImageFromFile; so are those that read what is known of it, which there is nothing to read from.
 _READS = re.compile('load', re.IGNORECASE)
-_READS_TRUTH = re.compile('annotation|proposal|label|mask|text', re.IGNORECASE)
+_READS_TRUTH = re.compile('(?!.*(image|img)).*load.*(annotation|proposal|label|mask)', re.IGNORECASE)
 _GREY = np.float32([0.114, 0.587, 0.299])  # of blue, green and red, as OpenCV weighs them
 # What a reader raises that has not got to the image: of these, people are told more than that it failed.
 _OWN_ERRORS = (ArithmeticError, AttributeError, LookupError, NameError, RuntimeError, TypeError)
+
+
+def image_suffixes(cfg: Config) -> tuple[str, ...]:
+    """How the names of images end, in lower case: the usual ends, and those of the config's test data."""
+    dataset = dataset_of(cfg.get('test_dataloader'))
+    own = dataset.get('extensions') or dataset.get('img_suffix') or ()  # mmpretrain's, mmseg's
+    return (*IMAGE_SUFFIXES, *(end.lower() for end in ([own] if isinstance(own, str) else own)))
 
 
 class ImageError(InputError):
@@ -27,7 +35,7 @@ class ImageError(InputError):
 def split(cfg: Config) -> tuple[list[dict], list[dict]]:
     """The transforms of a config's test pipeline that read an image, and those after them, without annotations."""
     pipeline = dataset_of(cfg.get('test_dataloader')).get('pipeline') or []
-    kept = [transform for transform in pipeline if not _READS_TRUTH.search(type_name(transform))]
+    kept = [transform for transform in pipeline if not _READS_TRUTH.match(type_name(transform))]
     reads = [i for i, transform in enumerate(kept) if _READS.search(type_name(transform))]
     first = reads[-1] + 1 if reads else 0
     return kept[:first], kept[first:]
@@ -37,8 +45,10 @@ class ImagePipeline:
     """Reads and prepares images one by one, as a config's test pipeline does, without annotations.
 
     Args:
-        cfg (Config): With the pipeline. Where that does not read images, because its data set has them in
-            memory, files are read as (H, W, 3) uint8 in BGR.
+        cfg (Config): With the pipeline.
+        read (Callable): Reads a file where the pipeline does not, because its data set has images in
+            memory: (H, W) or (H, W, C), of three channels in RGB. Defaults to
+            :func:`mmone.runtime.images.read_image`.
 
     Attributes:
         reader (dict): The transform that reads the image; empty if there is none.
@@ -47,7 +57,8 @@ class ImagePipeline:
         InputError: If the config has no test pipeline, or what its reader needs is not installed.
     """
 
-    def __init__(self, cfg: Config):
+    def __init__(self, cfg: Config, read: Callable[[str], np.ndarray] = read_image):
+        self._read_file = read
         readers, transforms = split(cfg)
         if not readers + transforms:
             raise InputError('the config has no pipeline in test_dataloader.dataset to prepare images')
@@ -75,7 +86,7 @@ class ImagePipeline:
             return self._of_array(given, str(number), number)
         path = [str(part) for part in given] if isinstance(given, (list, tuple)) else str(given)
         if self._given:
-            return self._of_array(_as_bgr(path), path, number)
+            return self._of_array(self._as_bgr(path), path, number)
         for file in [path] if isinstance(path, str) else path:
             _check_file(file)
         try:
@@ -90,6 +101,13 @@ class ImagePipeline:
             raise ImageError(f'image {path} cannot be decoded')
         return found
 
+    def _as_bgr(self, path: str) -> np.ndarray:
+        try:
+            image = self._read_file(path)
+        except InputError as error:
+            raise ImageError(error.message) from error
+        return image[:, :, ::-1] if image.shape[2:] == (3, ) else image
+
     def _of_array(self, image: np.ndarray, name: str, number: int) -> dict:
         if image.ndim not in (2, 3) or not image.size:
             raise ImageError(f'image {name} is of shape {image.shape}: expected (H, W) or (H, W, channels)')
@@ -102,13 +120,6 @@ class ImagePipeline:
     def prepare(self, found: dict) -> dict:
         """The model's ``inputs`` and ``data_samples`` of an image from :meth:`read`."""
         return self._prepare(found)
-
-
-def _as_bgr(path: str) -> np.ndarray:
-    try:
-        return read_image(path)[:, :, ::-1]
-    except InputError as error:
-        raise ImageError(error.message) from error
 
 
 def _check_file(path: str) -> None:

@@ -11,17 +11,21 @@ from pathlib import Path
 from .output import progress
 from .parser import Parser, positive
 
+# What pictures in colour are written as; of any other type of image, the picture is a PNG.
+DRAWN_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm')
+
 EXAMPLES = """\
 INPUT is an image, a folder of images, a glob ('photos/*.jpg') or a video. DIR gets the drawn
 pictures, by the names of their images, and predictions.json: {"model": …, "weights": …,
 "predictions": [one record an input]}. A record has "input" (and "frame" of a video) and
 
-  classification  "class", "label", "score", and "top5": [[class, score], …]
+  classification  "class", "label", "score", and "top5": [[class, score], …]; where an image may be of
+                  several classes "labels": [{"class", "label", "score"}, …] in place of the first three
   detection       "boxes": [{"class", "label", "score", "box": [x1, y1, x2, y2]}, …], best first
   segmentation    "classes": {class: fraction of the pixels}
-  undecodable     "error"
+  unusable        "error"
 
-Exit status: 0, 1 if an input could not be decoded or a folder has files of other types, which are
+Exit status: 0, 1 if an input could not be used or a folder has files of other types, which are
 skipped and counted by type, 2 if nothing could be done.
 
 examples:
@@ -51,7 +55,8 @@ def add_arguments(parser: Parser) -> None:
 def run(args: Namespace) -> int:
     from mmone.apis import get_model
     out = Path(args.out_dir).absolute()
-    given, skipped = zip(*(_files(name, out) for name in args.inputs))
+    suffixes = _suffixes(args.model) if any(map(os.path.isdir, args.inputs)) else ()
+    given, skipped = zip(*(_files(name, out, suffixes) for name in args.inputs))
     files = [file for found in given for file in found]
     videos = _videos(files)
     pictures = {} if args.no_draw else _pictures(files, out)
@@ -62,19 +67,28 @@ def run(args: Namespace) -> int:
     return _write(records, sum(skipped, Counter()), out, args)
 
 
-def _files(given: str, out: Path) -> tuple[list[str], Counter[str]]:
+def _suffixes(model: str) -> tuple[str, ...]:
+    """How the names of images and videos end that a model takes."""
+    from mmone.pipeline import image_suffixes
+    from mmone.runtime import is_exported
+    from mmone.runtime.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+    from mmone.zoo import find_config
+    return VIDEO_SUFFIXES + (IMAGE_SUFFIXES if is_exported(model) else image_suffixes(find_config(model)[0]))
+
+
+def _files(given: str, out: Path, suffixes: tuple[str, ...]) -> tuple[list[str], Counter[str]]:
     """The images and videos that an input names, and the types of a folder's other files, counted.
 
     What lies in ``out``, where an earlier run may have left pictures, is not counted; nor are hidden files.
     """
     from mmone.errors import InputError
-    from mmone.runtime.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+    from mmone.runtime.images import IMAGE_SUFFIXES
     path = Path(given)
     if path.is_dir():
         inside = path.absolute() in out.parents
         files = sorted(str(file) for file in path.rglob('*')
                        if not file.is_dir() and not (inside and out in file.absolute().parents))
-        found = [file for file in files if file.lower().endswith(IMAGE_SUFFIXES + VIDEO_SUFFIXES)]
+        found = [file for file in files if file.lower().endswith(suffixes)]
         others = Counter(Path(file).suffix.lower() or 'no suffix' for file in set(files).difference(found)
                          if not Path(file).name.startswith('.'))
         if not found:
@@ -109,9 +123,13 @@ def _videos(files: Sequence[str]) -> dict:
 def _pictures(files: Sequence[str], out: Path) -> dict[str, Path]:
     """Where the picture of each file goes."""
     from mmone.errors import InputError
+    from mmone.runtime.images import VIDEO_SUFFIXES
     # Folders' structure is kept, so that images of one name do not overwrite each other.
     base = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files])
     pictures = {file: out / os.path.relpath(os.path.abspath(file), base) for file in files}
+    for file, picture in pictures.items():
+        if not file.lower().endswith(DRAWN_SUFFIXES + VIDEO_SUFFIXES):
+            pictures[file] = picture.with_name(f'{picture.name}.png')
     for file, picture in pictures.items():
         if picture == Path(file).absolute():
             raise InputError(f'the picture of {file} would replace it: give another folder', parameter='out_dir')
@@ -156,11 +174,11 @@ def _write(records: Sequence[dict], skipped: Counter[str], out: Path, args: Name
     content = dict(model=args.model, weights=args.weights, predictions=records)
     with written_whole(out / 'predictions.json') as made:
         made.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding='utf-8')
-    failed = [record['input'] for record in records if 'error' in record]
+    failed = [record for record in records if 'error' in record]
     print(f'{len(records) - len(failed)} predictions in {out / "predictions.json"}'
           + ('' if args.no_draw else f', pictures in {out}'))
-    for file in failed:
-        print(f'cannot be decoded: {file}', file=sys.stderr)
+    for record in failed:
+        print(f'{record["error"]}: {record["input"]}', file=sys.stderr)
     if skipped:
         print(f'skipped, no images or videos by their names: {_counted(skipped)}', file=sys.stderr)
     return 1 if failed or skipped else 0

@@ -35,7 +35,8 @@ class ExportedModel(BaseModel):
             Defaults to the library's default.
 
     Attributes:
-        cfg (Config): The scope and the test pipeline, as predicting needs them.
+        cfg (Config): The scope and the test pipeline, as predicting needs them; files are read by
+            ``runtime``.
         head (SimpleNamespace): ``thr`` and ``topk``, of a classifier that gives an image several classes.
         dataset_meta (dict): ``classes`` and, if known, ``palette``.
 
@@ -67,7 +68,7 @@ class ExportedModel(BaseModel):
                      for key, value in step.items()} for step in meta['pipeline']]
         self.cfg = Config(dict(
             default_scope=scope,
-            test_dataloader=dict(dataset=dict(pipeline=[_reader(runtime), *pipeline, pack]))))
+            test_dataloader=dict(dataset=dict(pipeline=[*pipeline, pack]))))
 
     def forward(self, inputs: Tensor, data_samples: list[BaseDataElement],
                 mode: str = 'predict') -> list[BaseDataElement]:
@@ -94,16 +95,6 @@ class ExportedModel(BaseModel):
                 answer = {name: torch.from_numpy(value[place]) for name, value in outputs.items()}
                 fill(data_samples[i], answer, (height, width), self.runtime)
         return data_samples
-
-
-def _reader(runtime: Runtime) -> dict:
-    """The transform that reads the images that an exported file takes."""
-    reading = runtime.meta.get('reading', {})  # not in files of mmone 0.1
-    if reading is None:
-        return dict(type='LoadImageFromNDArray')  # only the config knows how: images are given as arrays
-    return dict(type='LoadImageFromFile', color_type=reading.get('color_type', 'color'),
-                imdecode_backend=reading.get('backend', 'cv2'),
-                to_float32=runtime.normalizes_outside and bool(reading.get('to_float32')))
 
 
 def _classify(sample, answer, size, runtime) -> None:

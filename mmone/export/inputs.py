@@ -9,8 +9,8 @@ from mmengine.model import BaseModel
 from mmone.config import dataset_of, native_shape, type_name
 from mmone.datasets.shapes import make_sample
 from mmone.errors import InputError
-from mmone.pipeline import ImagePipeline, split
-from mmone.runtime.images import IMAGE_SUFFIXES, TRANSFORMS
+from mmone.pipeline import ImagePipeline, image_suffixes, split
+from mmone.runtime.images import TRANSFORMS
 
 from .graph import pad_divisor
 
@@ -127,9 +127,7 @@ def image_files(cfg: Config, folder: str | Path | None) -> tuple[list[Path], Pat
     place = Path(folder) if folder else Path(root, prefix)
     found = []
     if folder or root or prefix:
-        own = dataset.get('extensions') or dataset.get('img_suffix') or ()  # mmpretrain's, mmseg's
-        suffixes = (*IMAGE_SUFFIXES, *([own] if isinstance(own, str) else own))
-        found = sorted(file for file in place.rglob('*') if file.name.lower().endswith(suffixes))
+        found = sorted(file for file in place.rglob('*') if file.name.lower().endswith(image_suffixes(cfg)))
     if folder and not found:
         raise InputError(f'there are no images in {folder}', parameter='images')
     return found[::max(1, len(found) // COMPARED_IMAGES)][:COMPARED_IMAGES], place

@@ -1,19 +1,22 @@
 """What is exported, whatever the format: answers of all kinds of models, and nothing where they differ."""
 import copy
+import os
 
 import pytest
 import torch
+from mmcv.ops import modulated_deform_conv2d
 from mmdet.models.task_modules import YOLOBBoxCoder
 from mmengine.registry import MODELS
+from mmengine.utils import digit_version
 
 from mmone.apis import get_config
 from mmone.errors import InputError
 from mmone.export import compare as comparing
 from mmone.export import export_model
 from mmone.export.compare import answers, compare
-from mmone.runtime import Runtime
+from mmone.runtime import Runtime, metadata
 
-from .conftest import ARCH, NAMES, assert_same, photographs, small
+from .conftest import ARCH, NAMES, assert_same, photographs, small, softened
 
 pytest.importorskip('onnx')
 
@@ -188,10 +191,122 @@ class Bessel(torch.nn.Module):
 
 
 @pytest.mark.parametrize('suffix', ['.onnx', '.xml', '.mlpackage'])
-def test_an_operator_that_a_format_has_not(build, tmp_path, suffix, monkeypatch):
+def test_an_operator_that_a_format_has_not(build, tmp_path, suffix, monkeypatch, capfd):
     monkeypatch.setitem(MODELS.module_dict, 'Bessel', Bessel)
     cfg = small(NAMES['classification'])
     cfg.model.backbone.act_cfg = dict(type='Bessel')
     with pytest.raises(InputError, match='(?s)cannot be written as.*i0e'):
         export_model(build(cfg), tmp_path / f'model{suffix}', shape=(32, 32))
     assert not list(tmp_path.iterdir())
+    assert 'graph(' not in capfd.readouterr().out  # PyTorch's own dump
+
+
+class Branching(torch.nn.Module):
+
+    def forward(self, x):
+        return x * 2 if x.mean() > 0 else x
+
+
+class Deformable(torch.nn.Module):
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1, 1, 1, 1))
+
+    def forward(self, x):
+        weight = self.weight.expand(64, 1, 1, 1).contiguous()
+        return modulated_deform_conv2d(x, x[:, :2] * 0, x[:, :1] * 0 + 1, weight, weight.flatten(),
+                                       (1, 1), (0, 0), (1, 1), 64, 1)
+
+
+@pytest.mark.parametrize('kind, suffix, words', [
+    (Branching, '.pt2', r'as pt2 .*: Could not guard on data-dependent expression [^\n]*; at .*test_export.py:\d+\)'),
+    (Deformable, '.onnx', 'as onnx: mmcv::MMCVModulatedDeformConv2d are none of its operators'),
+    (Deformable, '.xml', 'as onnx: mmcv::MMCVModulatedDeformConv2d'),
+    (Deformable, '.pt', "as torchscript .*Could not export Python function call 'ModulatedDeformConv2dFunction'"),
+    (Deformable, '.pt2', r'as pt2 .*not allocated yet.*; at .*modulated_deform_conv.py:\d+\)'),
+])
+def test_what_a_converter_stumbles_over_is_told(build, tmp_path, monkeypatch, kind, suffix, words):
+    """The operator, or the first line and the place in the model, of dumps that end with neither."""
+    if suffix == '.pt2' and digit_version(torch.__version__) < digit_version('2.6'):
+        pytest.skip('torch.export.save was another one before torch 2.6')
+    cfg = small(NAMES['classification'])
+    cfg.model.neck = dict(type='Both')
+    monkeypatch.setitem(MODELS.module_dict, 'Both', lambda: torch.nn.Sequential(Last(), kind(), Pooled()))
+    with pytest.raises(InputError, match=f'cannot be written {words}') as error:
+        export_model(build(cfg), tmp_path / f'model{suffix}', shape=(32, 32))
+    assert '\n' not in str(error.value) and not list(tmp_path.iterdir())
+
+
+class Last(torch.nn.Module):
+
+    def forward(self, features):
+        return features[-1]
+
+
+class Pooled(torch.nn.Module):
+
+    def forward(self, x):
+        return (x.mean((2, 3)), )
+
+
+@pytest.mark.parametrize('task, suffix, value', [
+    ('classification', '.onnx', 0), ('classification', '.xml', 2.5), ('detection', '.onnx', 0), ('detection', '.pt', 0),
+    ('segmentation', '.xml', 0), ('segmentation', '.pt', 0)])
+def test_images_of_free_sizes_are_padded_as_the_preprocessor_does(build, tmp_path, task, suffix, value):
+    """To multiples of its divisor; boxes and labels are of the image without what was padded."""
+    cfg = small(NAMES[task])
+    preprocessor = cfg.data_preprocessor if task == 'classification' else cfg.model.data_preprocessor
+    if task == 'segmentation':
+        preprocessor.test_cfg = dict(size_divisor=32)
+    else:
+        preprocessor.update(pad_size_divisor=32, pad_value=value)
+    model = build(cfg, change=softened)
+    path = tmp_path / f'model{suffix}'
+    export_model(model, path, shape=(64, 128), dynamic=('batch', 'hw'))
+    for shape, count in (((90, 83), 2), ((64, 95), 1)):
+        found = assert_same(model, Runtime(path), photographs(shape, count))
+        assert found.measures.get('boxes', 1) > 0
+    if task == 'segmentation':
+        preprocessor.test_cfg = dict(size=(96, 96))
+        model = build(cfg)
+        for shape, dynamic in (((64, 128), ()), ((128, 128), ('hw', ))):
+            with pytest.raises(InputError, match='pads test images to 96x96, which the graph does not') as error:
+                export_model(model, path, shape=shape, dynamic=dynamic, overwrite=True)
+            assert error.value.parameter == 'shape'
+
+
+def test_openvinos_two_files_are_of_one_model_at_any_moment(model_of, tmp_path, monkeypatch):
+    """Wherever a process is killed, there is no .xml whose .bin is of another model."""
+    path, replace, seen = tmp_path / 'model.xml', os.replace, []
+
+    def watched(source, target):
+        replace(source, target)
+        seen.append(path.exists())
+        if path.exists():
+            assert metadata.belong_together(path, path.with_suffix('.bin'))
+
+    for shape in ((32, 32), (64, 64)):
+        monkeypatch.setattr(os, 'replace', watched)
+        export_model(model_of('classification'), path, shape=shape, overwrite=True)
+        monkeypatch.undo()
+    assert seen == [False, True, False, False, True]
+
+
+@pytest.mark.parametrize('left', ['model.xml', 'old.xml'])
+def test_what_a_killed_export_left_of_two_files_is_replaced(model_of, tmp_path, left):
+    """A .bin alone, and its .xml in the scratch folder; somebody's own .bin is kept."""
+    path, scratch = tmp_path / 'model.xml', tmp_path / '.model.xml.partial'
+    export_model(model_of('classification'), path, shape=(32, 32))
+    scratch.mkdir()
+    path.rename(scratch / left)
+    export_model(model_of('classification'), path, shape=(64, 64))
+    assert Runtime(path).meta['input']['width'] == 64
+    assert {file.name for file in tmp_path.iterdir()} == {'model.xml', 'model.bin'}
+
+    scratch.mkdir()
+    path.rename(scratch / left)
+    path.with_suffix('.bin').write_bytes(b'precious')
+    with pytest.raises(InputError, match='model.bin exists'):
+        export_model(model_of('classification'), path, shape=(32, 32))
+    assert path.with_suffix('.bin').read_bytes() == b'precious'
