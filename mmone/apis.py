@@ -196,7 +196,8 @@ def predict(model: BaseModel, images: Iterable[str | Path | np.ndarray],
     Raises:
         InputError: If the config has no test pipeline, or what it reads images with is not installed.
     """
-    pipeline = ImagePipeline(model.cfg)
+    pipeline = (ImagePipeline(model.cfg, model.runtime.read) if isinstance(model, ExportedModel) else
+                ImagePipeline(model.cfg))
     batch_size = 1 if _has_batch_statistics(model) else batch_size
 
     def prepare(numbered):

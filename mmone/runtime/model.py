@@ -117,7 +117,7 @@ class Runtime:
         """
         reading = self.meta.get('reading', {})  # not in files of mmone 0.1
         if reading is None:
-            raise InputError(f'{path}: only OpenMMLab reads the files that {self.path} is for: give arrays')
+            raise InputError(f'image {path} is read by OpenMMLab only, as all that {self.path} is for: give an array')
         image = read(path, reading.get('color_type', 'color'), reading.get('backend', 'cv2'))
         found = image.shape[2] if image.ndim == 3 else 1
         if found != self.channels:
