@@ -121,7 +121,7 @@ def set_mmpretrain_attributes(model: BaseModel, cfg: Config, dataset_meta: dict)
     model._config, model._dataset_meta = cfg, dataset_meta
 
 
-def plain_batch_norm() -> type[nn.Module]:
+def reverted_batch_norm() -> type[nn.Module]:
     """The BatchNorm that mmengine puts in the place of a synchronized one where there is one process.
 
     ``mmengine.model.utils._BatchNormXd``, a BatchNorm for any number of dimensions, seen in mmengine 0.10.

@@ -79,6 +79,7 @@ class MobileOne(BaseModule):
             :class:`~mmone.models.blocks.mobileone_block.MobileOneBlock`. Defaults to ``'auto'``.
 
     Attributes:
+        deploy (bool): Whether all blocks are in their deployed form.
         stages (list[str]): Names of the stages that are built, without the stem.
         out_indices (tuple): What is returned, in the order of the outputs.
 
@@ -125,7 +126,6 @@ class MobileOne(BaseModule):
         self.frozen_stages = _check_frozen_stages(frozen_stages)
         self.norm_eval = norm_eval
         self.channels_last = channels_last
-        self.deploy = deploy
         strides = _check_per_stage('strides', strides, allowed=(1, 2))
         dilations = _check_per_stage('dilations', dilations)
         if stem_stride not in (1, 2):
@@ -170,6 +170,10 @@ class MobileOne(BaseModule):
             width = out_channels
         return Sequential(*blocks)
 
+    @property
+    def deploy(self) -> bool:
+        return all(block.deploy for block in self.blocks().values())
+
     def blocks(self) -> dict[str, MobileOneBlock]:
         """Every block by its name, e.g. ``stage3.14``."""
         return {name: module for name, module in self.named_modules()
@@ -195,17 +199,16 @@ class MobileOne(BaseModule):
         """Set the training mode; frozen stages, and norms under ``norm_eval``, stay in eval."""
         super().train(mode)
         self._freeze_stages()
-        if mode and self.norm_eval and not self.deploy:
-            for block in self.blocks().values():
-                for _, norm in block.branches():
-                    norm.eval()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if hasattr(module, 'running_mean'):
+                    module.eval()
         return self
 
     def switch_to_deploy(self) -> None:
         """Reparameterize every block, in place."""
         for block in self.blocks().values():
             block.switch_to_deploy()
-        self.deploy = True
 
     def switch_to_branches(self, noise: float = 0.5, seed: int = 0) -> None:
         """Give every deployed block its branches back, in place; see ``mmone.convert.expand``.
@@ -218,7 +221,7 @@ class MobileOne(BaseModule):
         generator = torch.Generator().manual_seed(seed)
         for block in self.blocks().values():
             block.switch_to_branches(noise, generator)
-        self.deploy = False
+        self.train(self.training)  # the new norms, too
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys,
                               unexpected_keys, error_msgs):

@@ -19,7 +19,6 @@ C_in / groups, K, K).
 
 Variances are computed from values centred near their mean: of values far from zero, E[x²] - E[x]² cancels.
 """
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -29,10 +28,7 @@ from torch.nn.grad import conv2d_weight
 
 from mmone.compat import is_compiling
 
-try:
-    from mmone import _ext  # type: ignore[attr-defined]
-except ImportError:  # installed without GCC, or not on Linux
-    _ext = None
+from . import compiled
 
 # Elements that are processed at a time on a CPU: few enough for the caches, and for the allocator to
 # use the same memory again, since the first write to a new page costs more than the arithmetic.
@@ -248,7 +244,8 @@ class Direct:
         # The gradient of a value y of a branch's output is slope * y + offset.
         count = spec.num_values(x)
         slope = grad_var * (2 / count)
-        offset = grad_mean / count - slope * mean
+        # Each by itself: Inductor takes no row of a tensor for a bias (seen in PyTorch 2.11).
+        offset = [a / count - b * c for a, b, c in zip(grad_mean, slope, mean)]
         scaled = kernels[:spec.num_convs] * slope[:spec.num_convs, :, None, None, None]
         # The 1×1 and the skip branch together: centre_slope * x + centre_offset.
         centre_slope, centre_offset = slope.new_zeros(2, slope.shape[1])
@@ -291,64 +288,43 @@ class DepthwiseCovariance:
 
     @staticmethod
     def forward(x: Tensor, kernels: Tensor, spec: BranchSpec) -> tuple[Tensor, Tensor, tuple]:
-        x = x.contiguous(memory_format=torch.channels_last)
-        mean, var = x.new_empty(2, len(kernels) + spec.skip, x.shape[1])
-        products = x.new_empty(*kernels.shape[:2], 9, dtype=torch.float64)
-        patch_mean = x.new_empty(x.shape[1], 9, dtype=torch.float64)
-        _ext.depthwise_statistics(
-            x.dtype == torch.float64, (*x.shape, spec.stride, spec.dilation), x.data_ptr(), kernels.data_ptr(),
-            len(kernels), spec.skip, mean.data_ptr(), var.data_ptr(), products.data_ptr(), patch_mean.data_ptr())
-        return mean, var, (products, patch_mean)
+        mean, var, *saved = compiled.depthwise_statistics(
+            compiled.channels_last(x), kernels, spec.skip, spec.stride, spec.dilation)
+        return mean, var, tuple(saved)
 
     @staticmethod
     def backward(x: Tensor, kernels: Tensor, spec: BranchSpec, mean: Tensor, saved: tuple,
                  grad_mean: Tensor, grad_var: Tensor, grad_kernels: Tensor, grad_x: Tensor | None) -> None:
-        products, patch_mean = saved
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = compiled.channels_last(x)
         in_place = grad_x is None or (
             grad_x.dtype == x.dtype and grad_x.is_contiguous(memory_format=torch.channels_last))
         total: Any = grad_x if in_place else torch.zeros_like(x)
-        groups = [_tap_groups(size, spec.stride, spec.dilation) for size in x.shape[2:]]
-        _ext.depthwise_gradient(
-            x.dtype == torch.float64, (*x.shape, spec.stride, spec.dilation), x.data_ptr(),
-            kernels.data_ptr(), len(kernels), spec.skip, products.data_ptr(), patch_mean.data_ptr(),
-            grad_mean.data_ptr(), grad_var.data_ptr(), grad_kernels.data_ptr(),
-            0 if total is None else total.data_ptr(),
-            *((len(arrays[0]), *(array.data_ptr() for array in arrays)) for arrays in groups))
+        compiled.add_depthwise_gradient(
+            x, kernels, spec.skip, spec.stride, spec.dilation, *saved, grad_mean, grad_var, grad_kernels, total)
         if grad_x is not None and not in_place:
             grad_x += total
 
 
-@lru_cache(maxsize=256)
-def _tap_groups(size: int, stride: int, dilation: int) -> tuple[Tensor, ...]:
-    """Rows of x (or columns) grouped by which taps of a 3×3 kernel read them.
+class Empty:
+    """Those of an empty batch, for where other processes have batches that are not."""
 
-    With stride 1 and dilation 1, all three rows of taps read an inner row; no output has the first row of
-    x under its last row of taps. Rows of one group have the same gradient formula.
+    @staticmethod
+    def forward(x: Tensor, kernels: Tensor, spec: BranchSpec) -> tuple[Tensor, Tensor, tuple]:
+        mean, var = x.new_zeros(2, len(kernels) + spec.skip, kernels.shape[1])
+        return mean, var, ()
 
-    Returns:
-        tuple[Tensor, ...]: int32 tensors: the taps of each group, bit i for tap i; the group of each row;
-        the rows sorted by their groups; where each group starts in that order, and the end of the last.
-    """
-    outputs = (size - 1) // stride + 1
-    seen_by = []
-    for at in range(size):
-        centres = [at - (tap - 1) * dilation for tap in range(3)]
-        seen_by.append(sum(1 << tap for tap, centre in enumerate(centres)
-                           if centre % stride == 0 and 0 <= centre // stride < outputs))
-    taps, group, sizes = torch.unique(torch.tensor(seen_by), return_inverse=True, return_counts=True)
-    order = torch.argsort(group, stable=True)
-    return tuple(array.int() for array in (taps, group, order, F.pad(sizes.cumsum(0), (1, 0))))
-
-
-def is_compiled(x: Tensor) -> bool:
-    """Whether the compiled module can be called with ``x``; torch.compile cannot trace it."""
-    return _ext is not None and x.device.type == 'cpu' and not is_compiling()
+    @staticmethod
+    def backward(*_: Any) -> None:
+        pass
 
 
 def statistics_method(x: Tensor,
-                      spec: BranchSpec) -> type[Covariance] | type[DepthwiseCovariance] | type[Direct]:
+                      spec: BranchSpec) -> type[Covariance] | type[DepthwiseCovariance] | type[Direct] | type[Empty]:
     """The class that computes the statistics for an input like ``x``."""
+    if x.numel() == 0:
+        return Empty
     if spec.groups == 1:
         return Covariance
-    return DepthwiseCovariance if spec.kernel_size == 3 and is_compiled(x) else Direct
+    if spec.kernel_size == 3 and compiled.takes_depthwise(x, spec.stride, spec.dilation):
+        return DepthwiseCovariance
+    return Direct

@@ -4,37 +4,22 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from mmengine.model import BaseModule, ModuleList, Sequential
 from torch import Generator, Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils.checkpoint import checkpoint
 
+from mmone.compat import is_compiling, is_transforming
 from mmone.errors import InputError
 
-from . import reparam
+from . import obstacles, reparam
 from .fused_branches import forward_block
 from .layers import build_activation_layer, build_norm_layer
-from .running_statistics import frozen_running_statistics
+from .pointwise_conv import PointwiseConv2d
+from .running_statistics import BufferSnapshot
 from .se_layer import SELayer
 
 BRANCH_MODES = ('auto', 'separate', 'fused')
-
-
-class PointwiseConv2d(nn.Conv2d):
-    """A bias-free 1×1 convolution that takes its stride by slicing the input.
-
-    Equal to ``nn.Conv2d(..., 1, stride)``. PyTorch's channels_last backward of the strided one
-    corrupts memory on CPU for few input channels (``nn.Conv2d(3, 64, 1, stride=2)``, the stem's
-    scale branch; seen with torch 2.1.2, 2.11.0 and 2.12.1).
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.stride != (1, 1):  # a slice of everything costs two copies in the backward pass
-            last = x.is_contiguous(memory_format=torch.channels_last)
-            x = x[..., ::self.stride[0], ::self.stride[1]].contiguous(
-                memory_format=torch.channels_last if last else torch.contiguous_format)
-        return F.conv2d(x, self.weight, groups=self.groups)
 
 
 class MobileOneBlock(BaseModule):
@@ -51,7 +36,7 @@ class MobileOneBlock(BaseModule):
     Args:
         in_channels (int): Channels of the (N, C, H, W) input.
         out_channels (int): Channels of the output.
-        kernel_size (int): K, odd.
+        kernel_size (int): K, odd: an even kernel has no centre tap for the other branches.
         num_convs (int): Number of K×K branches (k in the paper).
         stride (int): Defaults to 1.
         padding (int | None): ``dilation * (K // 2)``, which aligns the K×K branches with the others;
@@ -73,14 +58,19 @@ class MobileOneBlock(BaseModule):
             branches to; the skip branch starts at 1. Defaults to 1.
         branch_mode (str): How the branches are computed while the norms take the batch's statistics:
             ``'separate'``, one by one; ``'fused'``, as the one convolution that they sum to
-            (:mod:`mmone.models.blocks.fused_branches`), where hooks on the layers of a branch do not run;
-            ``'auto'``, whichever was measured to be faster for the input. Parameters are the same,
-            and so are outputs, gradients and running statistics to rounding. Defaults to ``'auto'``.
+            (:mod:`mmone.models.blocks.fused_branches`); ``'auto'``, whichever was measured to be faster
+            for the input. Parameters are the same, and so are outputs, gradients and running statistics
+            to rounding. Where fusing would compute something else or overlook something, such as a hook
+            in a branch (:mod:`mmone.models.blocks.obstacles`), branches are separate in every mode, and
+            ``'fused'`` warns of the reason. Defaults to ``'auto'``.
+
+    Attributes:
+        deploy (bool): Whether the block is in its deployed form.
 
     Raises:
         InputError: If ``norm_cfg`` builds a layer that has no running statistics to fold,
-            ``conv_cfg`` or ``padding`` is none that can be folded, or ``branch_mode`` is
-            ``'fused'`` and the block cannot be.
+            ``conv_cfg``, ``kernel_size`` or ``padding`` is none that can be folded, or ``branch_mode``
+            is ``'fused'`` and the block cannot be.
     """
 
     def __init__(self,
@@ -117,7 +107,6 @@ class MobileOneBlock(BaseModule):
         self.norm_cfg = norm_cfg
         self.with_cp = with_cp
         self.init_gamma = init_gamma
-        self.deploy = deploy
         self.branch_mode = self._check_branch_mode(branch_mode)
         self._check_foldable(padding, conv_cfg)
 
@@ -128,7 +117,14 @@ class MobileOneBlock(BaseModule):
         self.se = nn.Identity() if se_cfg is None else SELayer(out_channels, **se_cfg)
         self.act = build_activation_layer(act_cfg)
 
+    @property
+    def deploy(self) -> bool:
+        return 'branch_reparam' in self._modules
+
     def _check_foldable(self, padding: int | None, conv_cfg: dict | None) -> None:
+        if self.kernel_size % 2 == 0:
+            raise InputError(f'kernel_size={self.kernel_size} has no centre tap for the other branches to be added '
+                             'to: expected an odd one')
         aligned = self.dilation * (self.kernel_size // 2)
         if padding not in (None, aligned):
             raise InputError(f'padding={padding} does not align convolutions of kernel size {self.kernel_size} and '
@@ -191,25 +187,31 @@ class MobileOneBlock(BaseModule):
                 if conv is not None:
                     nn.init.constant_(norm.weight, self.init_gamma)
 
+    def named_branches(self) -> Iterator[tuple[str, Any]]:
+        """Every branch by its name: what the forward pass sums, the last one first."""
+        for i, branch in enumerate(self.branch_conv_list):
+            yield f'branch_conv_list.{i}', branch
+        if self.branch_scale is not None:
+            yield 'branch_scale', self.branch_scale
+        if self.branch_norm is not None:
+            yield 'branch_norm', self.branch_norm
+
     def branches(self) -> Iterator[tuple[nn.Conv2d | None, Any]]:
         """The (convolution, norm) of every branch; None stands for the identity.
 
-        The forward pass and the folding both read this list.
+        What folding reads, of the same list.
         """
-        for branch in self.branch_conv_list:
-            yield branch.conv, branch.norm
-        if self.branch_scale is not None:
-            yield self.branch_scale.conv, self.branch_scale.norm
-        if self.branch_norm is not None:
-            yield None, self.branch_norm
+        for name, branch in self.named_branches():
+            yield (None, branch) if name == 'branch_norm' else (branch.conv, branch.norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) → (N, C_out, ceil(H / stride), ceil(W / stride))."""
-        if self.with_cp and x.requires_grad:
-            norms = [] if self.deploy else [norm for _, norm in self.branches()]
-            return checkpoint(self._forward, x, use_reentrant=False,
-                              context_fn=lambda: (nullcontext(), frozen_running_statistics(norms)))
-        return self._forward(x)
+        if not (self.with_cp and isinstance(x, Tensor) and x.requires_grad) or is_transforming():
+            return self._forward(x)
+        if is_compiling():  # what is recomputed then has no side effects
+            return checkpoint(self._forward, x, use_reentrant=False)
+        return checkpoint(self._forward, x, use_reentrant=False,
+                          context_fn=lambda: (nullcontext(), BufferSnapshot(self)))
 
     def _forward(self, x: Tensor) -> Tensor:
         if self.deploy:
@@ -219,10 +221,11 @@ class MobileOneBlock(BaseModule):
             if out is not None:
                 return out
             # The last branch first: this way the gradients of x add up a tenth faster.
-            outs = (norm(x if conv is None else conv(x)) for conv, norm in reversed(list(self.branches())))
+            outs = (branch(x) for _, branch in reversed(list(self.named_branches())))
+            # Branches, and hooks in them, may keep what they return: what is added to is ours.
             out = next(outs)
-            for other in outs:
-                out += other
+            for i, other in enumerate(outs):
+                out = out.add_(other) if i else out + other
         return self.act(self.se(out))
 
     def equivalent_kernel_bias(self) -> tuple[Tensor, Tensor]:
@@ -230,9 +233,15 @@ class MobileOneBlock(BaseModule):
 
         Equal in eval mode, that is with the running statistics. Differentiable, in the
         parameters' dtype or float32, whichever is wider.
+
+        Raises:
+            InputError: If a branch is no convolution and norm that can be folded.
         """
         if self.deploy:
             return self.branch_reparam.weight, self.branch_reparam.bias
+        obstacle = obstacles.to_folding(self)
+        if obstacle:
+            raise InputError(f'the branches cannot be folded: {obstacle}')
         return reparam.fold_branches(
             ((None if conv is None else conv.weight, norm.running_mean, norm.running_var, norm.weight, norm.bias,
               norm.eps) for conv, norm in self.branches()), self.kernel_size, self.groups)
@@ -254,7 +263,6 @@ class MobileOneBlock(BaseModule):
         conv.requires_grad_(like.requires_grad).train(self.training)
         self.branch_reparam = conv
         del self.branch_conv_list, self.branch_scale, self.branch_norm
-        self.deploy = True
 
     def switch_to_branches(self, noise: float, generator: Generator) -> None:
         """Replace the one convolution by branches of the same function in eval mode, in place.
@@ -274,7 +282,6 @@ class MobileOneBlock(BaseModule):
             conv.weight.detach(), conv.bias.detach(), self.num_convs, self.use_scale, self.use_skip, self.groups,
             noise, generator, self._norm().eps)
         del self.branch_reparam
-        self.deploy = False
         with torch.device('meta'):  # draws no initial values
             self._build_branches()
         self.load_state_dict(weights, strict=False, assign=True)  # has nothing for SE
