@@ -1,4 +1,4 @@
-# make demo | test | lint | env, each with STACK=NAME for the stack of requirements/constraints-NAME.txt.
+# make demo | test | lint | sanitize | env, each with STACK=NAME for the stack of requirements/constraints-NAME.txt.
 # PYTHON makes the environment; the first line of the constraints says which it may be.
 PYTHON ?= python3
 STACK ?= reference
@@ -11,7 +11,7 @@ CORES   := $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 WORKERS := $(shell echo $$(( $(CORES) < 4 ? $(CORES) : 4 )))
 THREADS := $(shell echo $$(( $(CORES) / $(WORKERS) )))
 
-.PHONY: env demo test lint
+.PHONY: env demo test lint sanitize
 
 env:
 	@$(PYTHON) requirements/make_env.py $(STACK)
@@ -26,3 +26,6 @@ lint: env
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/python tools/check_imports.py
 	$(VENV)/bin/mypy
+
+sanitize: env
+	$(VENV)/bin/python tests/sanitize.py $(ARGS)

@@ -4,7 +4,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,11 +16,12 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.structures import BaseDataElement
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmone.checkpoints.io import state_dict_of
+from mmone.checkpoints.download import DownloadError
+from mmone.checkpoints.io import meta_of, state_dict_of
 from mmone.checkpoints.loading import reading_safely
 from mmone.compat import set_mmpretrain_attributes
 from mmone.config import build_model, dataset_of, set_deploy
-from mmone.convert.fit import check_fit
+from mmone.convert.fit import check_fit, named_for
 from mmone.devices import computing_on, find_device
 from mmone.errors import InputError
 from mmone.export.exported import ExportedModel
@@ -150,20 +151,31 @@ def get_model(model: str | Path | Config,
     if weights is None:
         raise InputError(f'no weights are published for {model}: give a checkpoint', parameter='weights')
     cfg = get_config(cfg, deploy)
-    with reading_safely(trust):
-        checkpoint = CheckpointLoader.load_checkpoint(str(weights), map_location='cpu', logger='silent')
-    state_dict = state_dict_of(checkpoint)
+    checkpoint = _read(str(weights), trust)
     net = build_model(cfg)
+    state_dict = named_for(net, state_dict_of(checkpoint))
     check_fit(net, state_dict, str(weights), whole=True)
-    net.load_state_dict(state_dict)
-    net.cfg, net.dataset_meta = cfg, _dataset_meta(cfg, checkpoint.get('meta') or {})
+    try:
+        net.load_state_dict(state_dict)
+    except RuntimeError as error:
+        reason = '; '.join(line.strip() for line in str(error).split('\n')[1:3])
+        raise InputError(f'checkpoint {weights} does not fit the model: {reason}') from None
+    net.cfg, net.dataset_meta = cfg, _dataset_meta(cfg, meta_of(checkpoint))
     set_mmpretrain_attributes(net, cfg, net.dataset_meta)
     return net.to(place).eval()
 
 
+def _read(weights: str, trust: bool) -> dict:
+    try:
+        with reading_safely(trust):
+            return CheckpointLoader.load_checkpoint(weights, map_location='cpu', logger='silent')
+    except DownloadError as error:
+        raise InputError(error.message, parameter='weights') from None
+
+
 def _dataset_meta(cfg: Config, meta: dict) -> dict:
     """Class names and palette: the checkpoint's, else those of the config's data set."""
-    found = {key.lower(): value for key, value in (meta.get('dataset_meta') or {}).items()}
+    found = _classes_and_palette(meta.get('dataset_meta'))
     dataset = dataset_of(cfg.get('test_dataloader'))
     with DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
         kind = registry.get(dataset.type) if 'type' in dataset else None
@@ -175,6 +187,14 @@ def _dataset_meta(cfg: Config, meta: dict) -> dict:
         generator = np.random.default_rng(0)
         found['palette'] = generator.integers(0, 256, (len(found['classes']), 3)).tolist()
     return found
+
+
+def _classes_and_palette(meta: Any) -> dict:
+    """Of what a checkpoint says of its data set, what can be names and colours."""
+    given = {str(key).lower(): value for key, value in meta.items()} if isinstance(meta, dict) else {}
+    kinds = dict(classes=str, palette=(list, tuple))
+    return {key: value for key, value in given.items() if key not in kinds or (
+        isinstance(value, (list, tuple)) and all(isinstance(item, kinds[key]) for item in value))}
 
 
 def predict(model: BaseModel, images: Iterable[str | Path | np.ndarray],

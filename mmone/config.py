@@ -1,10 +1,12 @@
 """Reading a config, changing its tree, and what it says of its model and data."""
+import ast
 import copy
 import traceback
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -68,6 +70,33 @@ def _reason(error: Exception) -> str:
     # str() of a KeyError is the repr of its message.
     message = error.args[0] if isinstance(error, KeyError) and error.args else error
     return f'{type(error).__name__}: {message}'
+
+
+def literal_config(text: Any) -> Config | None:
+    """The config that a text writes out in plain values, which is what mmengine notes in a checkpoint.
+
+    Nothing is executed: whoever wrote a checkpoint wrote its text.
+
+    Returns:
+        Config | None: None if the text is more than names that are given values, or no text.
+    """
+    try:
+        lines = ast.parse(text).body
+        return Config({line.targets[0].id: _literal(line.value) for line in lines})  # type: ignore[attr-defined]
+    except (SyntaxError, ValueError, TypeError, AttributeError, KeyError, RecursionError, MemoryError):
+        return None
+
+
+def _literal(node: ast.expr) -> Any:
+    """The value of an expression of constants, and of ``dict`` called with names."""
+    if isinstance(node, ast.Dict):
+        return {_literal(key): _literal(value) for key, value in zip(node.keys, node.values)}  # type: ignore[arg-type]
+    if isinstance(node, (ast.List, ast.Tuple)):
+        return [tuple, list][isinstance(node, ast.List)](map(_literal, node.elts))
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict' and not node.args:
+        return {key: value for name in node.keywords
+                for key, value in ({name.arg: _literal(name.value)} if name.arg else _literal(name.value)).items()}
+    return ast.literal_eval(node)
 
 
 @contextmanager

@@ -84,6 +84,7 @@ class Environment:
         self.requirements = own if own.exists() else ROOT / 'requirements.txt'
         self.path = ROOT / f'.venv{suffix}'
         self.python, self.state = self.path / 'bin' / 'python', self.path / '.mmone'
+        self.temporary = self.state / 'tmp'  # what a killed pip leaves there, the next run removes
         # mmcv or the fork's, kept for all environments: pip's own cache does not know for which torch it was compiled.
         self.mmcv, torch = (re.search(rf'^\S*{name}==\S+', text, re.MULTILINE).group() for name in ('mmcv', 'torch'))
         cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
@@ -115,6 +116,8 @@ class Environment:
                 fcntl.flock(self.lock, fcntl.LOCK_EX)
             if not self.is_made():
                 (self.state / 'made').unlink(missing_ok=True)
+                shutil.rmtree(self.temporary, ignore_errors=True)
+                self.temporary.mkdir()
                 self.make_steps()
                 (self.state / 'made').write_text(self.key)
 
@@ -150,7 +153,8 @@ class Environment:
     def build_mmcv(self, step):
         if self.has_mmcv():
             return
-        folder = self.wheels / str(os.getpid())
+        folder = self.wheels / hashlib.sha256(str(self.path).encode()).hexdigest()[:12]  # of this environment alone
+        shutil.rmtree(folder, ignore_errors=True)
         # Its setup.py imports torch: no isolation. Our compiler has no path, since ninja splits that at its spaces.
         self.pip(step, 'wheel', '--verbose', '--no-build-isolation', '--no-deps', '--no-cache-dir', '--no-binary=:all:',
                  f'--wheel-dir={folder}', self.mmcv, MMCV_WITH_OPS='1', MAX_JOBS=str(JOBS), CFLAGS='-g0 -O2',
@@ -202,7 +206,7 @@ class Environment:
         # splits the variable at spaces.
         uri = self.constraints.as_uri()
         environ.update(PIP_CONSTRAINT=uri, PIP_BUILD_CONSTRAINT=uri, PIP_NO_INPUT='1', PIP_PROGRESS_BAR='off',
-                       PIP_DISABLE_PIP_VERSION_CHECK='1', **env)
+                       PIP_DISABLE_PIP_VERSION_CHECK='1', TMPDIR=str(self.temporary), **env)
         # setup.py of a package may call tools of the environment, such as ninja; mmcv's calls our compiler.
         environ['PATH'] = f'{self.python.parent}{os.pathsep}{REQUIREMENTS}{os.pathsep}{environ.get("PATH", os.defpath)}'
         log = self.state / f'{step}.log'

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from mmone.libraries import FORK
+
 ROOT = Path(__file__).parent.parent
 SHIPPED = ('setup.py', 'pyproject.toml', 'MANIFEST.in', 'LICENSE', 'README.md', 'CHANGELOG.md', 'CITATION.cff',
            'model-index.yml', 'requirements', 'requirements.txt', 'configs', 'tools', 'mmone')
@@ -123,16 +125,24 @@ def test_metadata(wheel):
     assert distribution.metadata['Requires-Python'] == '>=3.10'
     assert f"'{distribution.version}'" in (ROOT / 'mmone' / 'version.py').read_text()
 
-    runtime = requirements(distribution)
-    assert set(runtime) == {'mmcv', 'mmengine', 'numpy', 'torch'}
-    assert str(runtime['mmcv'].specifier) == '<2.2.0,>=2.0.0'
-    assert str(runtime['mmengine'].specifier) == '<1.0.0,>=0.8.0'
-    optional = requirements(distribution, 'optional')
-    assert {'mmpretrain', 'mmdet', 'mmsegmentation', 'ftfy', 'regex', 'safetensors'} == set(optional)
-    export = requirements(distribution, 'export')
-    assert {'onnx', 'onnxruntime', 'openvino', 'coremltools', 'torchvision'} == set(export)
-    assert set(requirements(distribution, 'all')) == {*optional, *export}
-    assert {'pytest', 'timm'} < set(requirements(distribution, 'tests'))
+    # Whatever else is hard to require would be written over the lite, the fork's or the user's own.
+    assert set(requirements(distribution)) == {'numpy', 'torch'}
+    extras = {extra: requirements(distribution, extra) for extra in distribution.metadata.get_all('Provides-Extra')}
+    mmengine = {'mmengine', 'setuptools'}  # which mmengine imports
+    assert {extra: set(found) for extra, found in extras.items() if extra not in ('export', 'tests')} == {
+        'backbone': mmengine,
+        'classification': mmengine | {'mmpretrain'},
+        'detection': mmengine | {'mmdet'},
+        'segmentation': mmengine | {'mmsegmentation', 'ftfy', 'regex'},
+        'mmcv-lite': {'mmcv-lite'},
+        'mim': mmengine | {'mmcv'},
+        'optional': mmengine | {'mmpretrain', 'mmdet', 'mmsegmentation', 'ftfy', 'regex', 'safetensors'},
+        'all': {*extras['optional'], *extras['export']},
+    }
+    assert {'onnx', 'onnxruntime', 'openvino', 'coremltools', 'torchvision'} == set(extras['export'])
+    assert {'pytest', 'timm'} < set(extras['tests'])
+    assert str(extras['mim']['mmcv'].specifier) == str(extras['mmcv-lite']['mmcv-lite'].specifier) == '<2.2.0,>=2.0.0'
+    assert str(extras['backbone']['mmengine'].specifier) == '<1.0.0,>=0.8.0'
 
 
 def test_editable_links_to_the_source(build, tmp_path):
@@ -183,9 +193,9 @@ def imported_packages():
 
 
 def test_every_import_is_required():
-    """Whatever mmone imports, it requires, or something that it requires does."""
+    """Whatever mmone imports, it requires, or an extra does, or something that they require."""
     distribution = importlib.metadata.distribution('mmone')
-    queue = [*requirements(distribution), *requirements(distribution, 'all')]
+    queue = [name for extra in ('', 'all', 'mim') for name in requirements(distribution, extra)]
     provided = set()
     while queue:
         name = re.sub('[-_.]+', '-', queue.pop()).lower()
@@ -212,11 +222,14 @@ def test_constraints_pin_what_mmone_supports(path):
             req = Requirement(line)
             pins[req.name] = req.specifier
     distribution = importlib.metadata.distribution('mmone')
-    supported = {**requirements(distribution), **requirements(distribution, 'optional')}
-    for name in ('torch', 'mmcv', 'mmengine', 'mmpretrain', 'mmdet', 'mmsegmentation'):
+    supported = {}
+    for extra in ('', 'optional', 'mim'):
+        supported.update(requirements(distribution, extra))
+    upstream = ('mmengine', 'mmcv', 'mmpretrain', 'mmdet', 'mmsegmentation')
+    for name in ('torch', *(upstream if 'mmcv' in pins else FORK.values())):
         pin, = pins[name]
         assert pin.operator == '=='
-        assert pin.version in supported[name].specifier
+        assert name not in supported or pin.version in supported[name].specifier
 
 
 def test_config_loader_finds_mim(tmp_path):

@@ -114,15 +114,11 @@ def test_importing_mmone_imports_nothing_else(tmp_path):
     assert result.stdout == 'mmone\n', result.stderr
 
 
-@pytest.mark.parametrize('distribution, found', [('mmcv', '2.2.0'), ('mmengine', '0.7.4')])
-def test_unsupported_versions_say_what_is_supported(distribution, found, tmp_path):
+@pytest.mark.parametrize('module, found', [('mmcv', '3.0.0'), ('mmengine', '0.7.4')])
+def test_unsupported_versions_say_what_is_supported(module, found, tmp_path):
     script = tmp_path / 'import.py'
-    script.write_text(
-        'import importlib.metadata as metadata\n'
-        'real = metadata.version\n'
-        f'metadata.version = lambda name: {found!r} if name == {distribution!r} else real(name)\n'
-        'import mmone.models\n')
+    script.write_text(f'import {module}\n{module}.__version__ = {found!r}\nimport mmone.models\n')
     result = run('no library', script, cwd=tmp_path)
     assert result.returncode != 0
     last = result.stderr.strip().splitlines()[-1]
-    assert f'supports {distribution}>=' in last and f'found {found}' in last and 'pip install' in last
+    assert f'supports {module}>=' in last and f'found {found}' in last and 'pip install' in last

@@ -1,11 +1,14 @@
 """Other people's names for the same weights: one table a source, read in both directions."""
 import difflib
 import re
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from torch import Tensor
 
 from mmone.errors import InputError
+
+from .io import WRAPPERS, is_counter
 
 
 class Source(NamedTuple):
@@ -110,6 +113,23 @@ CVNETS = Source(
 
 SOURCES = {source.name: source for source in (MMPRETRAIN, APPLE, TIMM, CVNETS)}
 
+# A backbone alone, which has the names that it has in a classifier, without "backbone.".
+ALONE = MMPRETRAIN._replace(
+    **{place: getattr(MMPRETRAIN, place).removeprefix('backbone.')
+       for place in ('stem', 'stage1', 'stage2', 'stage3', 'stage4')}, head='')
+# timm.create_model(…, features_only=True), which segmentation_models.pytorch has in its encoders.
+_FEATURES = TIMM._replace(**{f'stage{i}': f'stages_{i - 1}' for i in range(1, 5)}, head='')
+
+# What people's own models call the part, or the model, that is a MobileOne.
+_COMMON_NAMES = re.compile(
+    r'(?:(?:model|encoder|backbone|net|network|base_model|base|feature_extractor|trunk|classifier|'
+    r'ema|ema_model|model_ema)\.)*')
+_AVERAGED = re.compile(r'(?<![^.])\w*ema\w*\.')
+
+# What a model is for, by a part that others do not have, in the libraries' and other people's names.
+_TASKS = {'detector': re.compile(r'(?<![^.])(?:bbox_head|rpn_head|roi_head|mask_head|query_head|dense_heads?)\.'),
+          'segmentor': re.compile(r'(?<![^.])(?:decode_head|auxiliary_head|segmentation_head|decoder)\.')}
+
 _STAGES = ('stage1', 'stage2', 'stage3', 'stage4')
 _NORM = ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked')
 _AFFINE = ('weight', 'bias')
@@ -128,7 +148,7 @@ class _Name(NamedTuple):
 
 def _parse(key: str, source: Source) -> _Name | None:
     path, _, tensor = key.rpartition('.')
-    if path == source.head:
+    if source.head and path == source.head:
         return _Name('head', '', '', '', tensor) if tensor in _AFFINE else None
     for place in ('stem', *_STAGES):
         prefix = getattr(source, place) + '.'
@@ -153,13 +173,75 @@ def _write(name: _Name, source: Source) -> str:
     return '.'.join(filter(None, (getattr(source, name.place), name.block, part, name.tensor)))
 
 
+class Place(NamedTuple):
+    """Where a state dict has a MobileOne.
+
+    Attributes:
+        prefix (str): What stands before each of its names, with its last dot, wrappers left out.
+        source (Source): Whose names they are after that.
+    """
+    prefix: str
+    source: Source
+
+    @property
+    def common(self) -> bool:
+        """Whether the prefix is nothing, or what people commonly call a part that is all there is."""
+        return bool(_COMMON_NAMES.fullmatch(self.prefix))
+
+
+def find(state_dict: dict[str, Tensor]) -> list[Place]:
+    """All places of a state dict that have a MobileOne, of any source, under whatever name."""
+    state_dict = _without_wrappers(state_dict)
+    found = []
+    for source in (ALONE, APPLE, TIMM, _FEATURES, CVNETS):
+        stem = re.compile(rf'(.*?)(?<![^.]){re.escape(source.stem)}\.')
+        for prefix in dict.fromkeys(match[1] for key in state_dict if (match := stem.match(key))):
+            inner = _under(prefix, state_dict)
+            if any(_parse(key, source) for key in inner) and _has_depthwise(inner, source):
+                whole = source is ALONE and re.search(r'(?<![^.])backbone\.$', prefix)
+                found.append(Place(prefix[:-len('backbone.')], MMPRETRAIN) if whole else Place(prefix, source))
+    return found
+
+
+def the_one(places: Iterable[Place]) -> Place | None:
+    """The place that is meant where nothing else is said: the only one, averaged weights first."""
+    places = [place for place in places if place.common]
+    averaged = [place for place in places if _AVERAGED.search(place.prefix)]
+    chosen = averaged or places
+    return chosen[0] if len(chosen) == 1 else None
+
+
 def recognise(state_dict: dict[str, Tensor]) -> Source | None:
-    """The source of a state dict by its keys, None if it is no MobileOne's."""
-    for source in SOURCES.values():
-        stem = [key for key in state_dict if key.startswith(source.stem + '.')]
-        if any(_parse(key, source) for key in stem) and _has_depthwise(state_dict, source):
-            return source
-    return None
+    """The source of a state dict by its keys, whatever wraps them; None if it is no MobileOne's."""
+    place = the_one(find(state_dict))
+    return None if place is None else SOURCES[place.source.name]
+
+
+def taken_from(state_dict: dict[str, Tensor], place: Place) -> dict[str, Tensor]:
+    """What a state dict has at a place, under mmone's names.
+
+    Raises:
+        InputError: If a key there is unknown to the source.
+    """
+    inner = _under(place.prefix, _without_wrappers(state_dict))
+    return inner if place.source is MMPRETRAIN else rename(inner, place.source, MMPRETRAIN)
+
+
+def task_of(keys: Iterable[str]) -> tuple[str, str] | None:
+    """``'detector'`` or ``'segmentor'``, and the key that tells; None of weights that have no head of theirs."""
+    return next(((task, key) for key in keys for task, pattern in _TASKS.items() if pattern.search(key)), None)
+
+
+def _without_wrappers(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    if not any(isinstance(key, str) and WRAPPERS.search(key) for key in state_dict):
+        return state_dict
+    return {WRAPPERS.sub('', key): value for key, value in state_dict.items()}
+
+
+def _under(prefix: str, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    if not prefix:
+        return state_dict
+    return {key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)}
 
 
 def _has_depthwise(state_dict: dict[str, Tensor], source: Source) -> bool:
@@ -180,6 +262,9 @@ def rename(state_dict: dict[str, Tensor], source: Source, target: Source) -> dic
     """
     names = {key: name for key in state_dict if (name := _parse(key, source))}
     unknown = [key for key in state_dict if key not in names]
+    task = task_of(unknown)
+    if task:
+        raise InputError(f"the checkpoint is a {task[0]}'s ({task[1]}): expected a classifier's")
     if unknown:
         raise InputError(_describe_unknown(unknown, state_dict, source))
     return {_write(name, target): state_dict[key] for key, name in names.items()}
@@ -201,12 +286,27 @@ def _describe_unknown(unknown: list[str], state_dict: dict[str, Tensor], source:
 
 
 def to_mmone(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename what :func:`recognise` knows to mmone's names; anything else is returned as it is.
+    """The MobileOne of a state dict, of any source and whatever wraps it, under mmone's names.
+
+    What is no MobileOne's, or has mmone's names already, is returned as it is.
 
     Raises:
         InputError: If a key of a known source is unknown.
     """
-    source = recognise(state_dict)
-    if source is None or source is MMPRETRAIN:
+    place = the_one(find(state_dict))
+    if place is None:
         return state_dict
-    return rename(state_dict, source, MMPRETRAIN)
+    outside = [key for key in _without_wrappers(state_dict)
+               if not key.startswith(place.prefix) and not is_counter(key, state_dict.get(key))]
+    if outside:
+        raise InputError(_describe_outside(outside, place))
+    inner = taken_from(state_dict, place)
+    return state_dict if inner.keys() == state_dict.keys() else inner
+
+
+def _describe_outside(outside: Collection[str], place: Place) -> str:
+    task = task_of(outside)
+    kind = f"a {task[0]}'s ({task[1]})" if task else f'more than a classifier: {next(iter(outside))}'
+    more = '' if task or len(outside) == 1 else f' and {len(outside) - 1} more'
+    return (f"the checkpoint has {place.source.name}'s names after {place.prefix!r}, but is {kind}{more}: "
+            "expected a classifier's")

@@ -5,7 +5,7 @@ from .parser import Parser
 
 EXAMPLES = """\
 Multiply-adds are mmengine's count; of a classifier without its last linear layer, as mmpretrain
-publishes them.
+publishes them, of a detector of two stages with as many proposals as the first gives at most.
 
 examples:
   mmone flops CONFIG

@@ -9,6 +9,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+from mmone.csrc import load
 from mmone.formats import FORMATS
 from mmone.libraries import TASKS, import_library
 from mmone.version import __version__
@@ -21,8 +22,9 @@ EXAMPLES = 'It needs none of the packages that it looks for.'
 # What mmone uses: the module, and the distributions that bring it.
 PACKAGES = dict(
     torch=('torch', ), torchvision=('torchvision', ),
-    mmengine=('mmengine', 'mmengine-lite'), mmcv=('mmcv', 'mmcv-lite'),
-    mmpretrain=('mmpretrain', ), mmdet=('mmdet', ), mmseg=('mmsegmentation', ), numpy=('numpy', ),
+    mmengine=('mmengine', 'mmengine-lite', 'onedl-mmengine'), mmcv=('mmcv', 'mmcv-lite', 'onedl-mmcv'),
+    mmpretrain=('mmpretrain', 'onedl-mmpretrain'), mmdet=('mmdet', 'onedl-mmdetection'),
+    mmseg=('mmsegmentation', 'onedl-mmsegmentation'), numpy=('numpy', ),
     cv2=('opencv-python', 'opencv-python-headless', 'opencv-contrib-python', 'opencv-contrib-python-headless'),
     PIL=('pillow', ), matplotlib=('matplotlib', ), pycocotools=('pycocotools', ), ftfy=('ftfy', ), regex=('regex', ),
     yaml=('PyYAML', ), rich=('rich', ), safetensors=('safetensors', ), onnx=('onnx', ), onnxruntime=('onnxruntime', ),
@@ -118,7 +120,8 @@ def _loaded(name: str) -> str:
     except Exception:
         pass
     try:
-        return str(import_module(name).__file__)
+        module = load() if name == 'mmone._ext' else import_module(name)
+        return str(module.__file__) if module else 'not loaded: it was not built'
     except Exception as error:
         return f'not loaded: {error}'
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mmone.checkpoints.io import read_checkpoint, state_dict_of, write_checkpoint
-from mmone.checkpoints.sources import MMPRETRAIN, SOURCES, recognise, rename
+from mmone.checkpoints.io import meta_of, read_checkpoint, state_dict_of, write_checkpoint
+from mmone.checkpoints.sources import MMPRETRAIN, SOURCES, find, recognise, rename, to_mmone
 from mmone.errors import InputError
 from mmone.files import check_output, sha256
 from mmone.models import MobileOne
@@ -75,11 +75,8 @@ def convert(source: str | Path,
     given = state_dict_of(checkpoint)
     names = recognise(given)
     if names is None:
-        raise InputError(
-            f'{source} holds no MobileOne classifier: its first key is '
-            f'{next(iter(given), None)!r}, expected those of ' + ', '.join(
-                f'{other.name} ({other.stem}.…)' for other in SOURCES.values()))
-    backbone, head = _split(rename(given, names, MMPRETRAIN))
+        raise InputError(_describe_others(given, str(source)))
+    backbone, head = _split(rename(to_mmone(given), MMPRETRAIN, MMPRETRAIN))
     arch, form = _arch_of(backbone, str(source))
     classes = len(head['head.fc.weight']) if 'head.fc.weight' in head else None
     before = Description(names.name, variant_of(backbone), form['deploy'], classes, sha256(source))
@@ -95,7 +92,7 @@ def convert(source: str | Path,
         result.update(head)
     result = rename(result, MMPRETRAIN, SOURCES[to])
     if to == MMPRETRAIN.name:
-        meta = checkpoint.get('meta') or {}
+        meta = meta_of(checkpoint)
         kept = {key: meta[key] for key in ('dataset_meta', 'CLASSES') if key in meta}
         result = dict(state_dict=result, meta=dict(
             kept, source_checkpoint=str(source), mmone_version=__version__))
@@ -103,6 +100,15 @@ def convert(source: str | Path,
     after = before._replace(source=to, deployed=deploy or (form['deploy'] and not expand),
                             classes=None if drop_head else classes, sha256=sha256(out))
     return before, after
+
+
+def _describe_others(state_dict: dict[str, Tensor], source: str) -> str:
+    several = [f'{place.prefix!r}' for place in find(state_dict)]
+    if several:
+        return (f'{source} has {len(several)} MobileOne, after {" and ".join(several)}: expected one, with nothing '
+                'or a common name before its keys')
+    return (f'{source} holds no MobileOne classifier: its first key is {next(iter(state_dict), None)!r}, expected '
+            'those of ' + ', '.join(f'{other.name} ({other.stem}.…)' for other in SOURCES.values()))
 
 
 def _split(state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -10,12 +10,13 @@ from mmengine.model import BaseModule, is_model_wrapper
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from mmone.checkpoints.io import read_checkpoint, state_dict_of, write_checkpoint
-from mmone.checkpoints.sources import to_mmone
-from mmone.config import build_model, set_deploy
+from mmone.checkpoints.io import meta_of, read_checkpoint, state_dict_of, write_checkpoint
+from mmone.config import build_model, literal_config, set_deploy
 from mmone.errors import InputError
 from mmone.files import check_output
 from mmone.version import __version__
+
+from .fit import check_backbone, named_for
 
 # Height and width of the probe: odd, and large enough for every stage to have several positions.
 PROBE_SIZE = (97, 129)
@@ -157,13 +158,15 @@ def deployed_checkpoint(model: nn.Module, checkpoint: dict, source: str,
         tolerance (float): As in :func:`deployed_copy`.
 
     Returns:
-        tuple[dict, DeployReport]: ``meta`` (class names, the config with ``deploy=True``, source,
-        mmone's version) and ``state_dict``, as the stock tools and inferencers read them.
+        tuple[dict, DeployReport]: ``meta`` (class names, the config with ``deploy=True`` where its text is
+        plain values, source, mmone's version) and ``state_dict``, as the stock tools and inferencers read
+        them.
 
     Raises:
         InputError: If the weights do not fit the model, or have nothing to reparameterize.
     """
-    state_dict = state_dict_of(checkpoint)
+    state_dict = named_for(model, state_dict_of(checkpoint))
+    check_backbone(model, state_dict, source, whole=True)
     try:
         model.load_state_dict(state_dict)
     except RuntimeError as error:
@@ -174,9 +177,9 @@ def deployed_checkpoint(model: nn.Module, checkpoint: dict, source: str,
     if report is None:
         raise InputError(f'{source}: the config\'s model has nothing to reparameterize '
                          '(is it deployed already?)')
-    meta = dict(checkpoint.get('meta', {}))
-    if 'cfg' in meta:
-        cfg = Config.fromstring(meta['cfg'], '.py')
+    meta = dict(meta_of(checkpoint))
+    cfg = literal_config(meta.pop('cfg', ''))
+    if cfg and 'model' in cfg:
         set_deploy(cfg.model, kinds)
         meta['cfg'] = cfg.pretty_text
     meta.update(source_checkpoint=str(source), mmone_version=__version__)
@@ -207,8 +210,7 @@ def reparameterize_checkpoint(cfg: Config,
         raise InputError(f'{out} is the checkpoint itself: give another file to write')
     check_output(out, overwrite)
     checkpoint = read_checkpoint(source, trust)
-    meta = dict(checkpoint.get('meta') or {}, cfg=cfg.pretty_text)
-    checkpoint = dict(meta=meta, state_dict=to_mmone(state_dict_of(checkpoint)))
+    checkpoint = dict(meta=dict(meta_of(checkpoint), cfg=cfg.pretty_text), state_dict=state_dict_of(checkpoint))
     deployed, report = deployed_checkpoint(build_model(cfg), checkpoint, str(source), tolerance)
     write_checkpoint(deployed, out)
     return report

@@ -103,6 +103,12 @@ def _undecodable(path: str) -> InputError:
     return SampleError(f'image {path} cannot be decoded: replace it, or remove it from the data set')
 
 
+def _sizes_in_a_batch(match: re.Match, situation: Situation) -> InputError:
+    loaders = ' and '.join(key for key in situation.loaders if key != 'train_dataloader')
+    return InputError('images of several sizes are in one batch, which mmsegmentation tests in one size only: set '
+                      f'batch_size=1 in {loaders}')
+
+
 def _no_samples(match: re.Match, situation: Situation) -> InputError | None:
     for key, dataset in situation.built_datasets().items():
         if len(dataset) == 0:
@@ -126,6 +132,7 @@ KNOWN_ERRORS = (
     ('FileNotFoundError', r"No such file or directory: '(?P<path>.+?)'", _missing_file),
     ('AssertionError', r'Failed to load `ann_file` (?P<path>.+)', _missing_file),  # mmseg
     ('AssertionError', r'failed to load image: (?P<path>.+)', _unreadable_image),  # mmcv
+    ('AssertionError', r'image size in a batch should be the same', _sizes_in_a_batch),  # mmseg
     ('ValueError', r'need at least one array to concatenate', _nothing_listed),  # BaseDataset
     ('AssertionError', r'', _no_samples),  # a scheduler that counts iterations of no data
 )

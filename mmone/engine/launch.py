@@ -12,6 +12,8 @@ from typing import Any
 import torch.distributed
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
@@ -19,12 +21,13 @@ from torch.utils.data import DataLoader
 
 from mmone import ranks
 from mmone.checkpoints.io import read_checkpoint
-from mmone.checkpoints.loading import reading_safely
+from mmone.checkpoints.loading import is_remote, reading_safely
 from mmone.config import default_scope, load_config, set_collate, type_name, walk
 from mmone.engine.explain import Situation, name_broken_files, translated
 from mmone.engine.hooks import ClassCountHook
-from mmone.engine.resume import is_whole
+from mmone.engine.resume import check_resumable
 from mmone.errors import InputError
+from mmone.files import written_whole
 
 
 def prepare(config: str, work_dir: str | None, options: Sequence[str], launcher: str) -> Config:
@@ -82,7 +85,29 @@ def build_runner(cfg: Config) -> Runner:
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.register_hook(ClassCountHook(), 'VERY_HIGH')
     runner.build_dataloader = partial(_build_dataloader, runner.build_dataloader)
+    for hook in runner.hooks:
+        if isinstance(hook, CheckpointHook) and '://' not in str(hook.out_dir or ''):
+            _write_whole(hook)
     return runner
+
+
+@register_backend('mmone.whole', force=True)
+class WholeFiles(LocalBackend):
+    """mmengine's back end for local files, in which a file has its name only when it is complete."""
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        Path(filepath).absolute().parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(filepath) as made:
+            super().put(obj, made)
+
+
+def _write_whole(hook: CheckpointHook) -> None:
+    """Let checkpoints be whole whenever the process is killed: mmengine writes them in place.
+
+    Set on the hook, not in its config, which is kept in the checkpoints and read by others.
+    """
+    if hook.backend_args is None and hook.file_client_args is None:
+        hook.backend_args = dict(backend='mmone.whole')
 
 
 def _build_dataloader(build: Callable[..., DataLoader], *args, **kwargs) -> DataLoader:
@@ -92,11 +117,21 @@ def _build_dataloader(build: Callable[..., DataLoader], *args, **kwargs) -> Data
     return loader
 
 
-def check_checkpoint(path: str, trust: bool) -> None:
-    """Fail at once, not after minutes of reading annotations."""
-    if '://' not in path and not is_whole(os.path.expanduser(path)):
-        # Files from before PyTorch 1.6 are no archives; what else is wrong, the reader tells.
-        read_checkpoint(os.path.expanduser(path), trust)
+def check_checkpoint(path: str, trust: bool, resume: bool = False) -> None:
+    """Fail at once, not after minutes of reading annotations; of addresses, when they are loaded.
+
+    Args:
+        path (str): The checkpoint.
+        trust (bool): Allow a pickle that can run code.
+        resume (bool): Whether a training is to go on from it. Defaults to False.
+
+    Raises:
+        InputError: If it cannot be read, or has nothing to go on from.
+    """
+    if not is_remote(path):
+        checkpoint = read_checkpoint(os.path.expanduser(path), trust)
+        if resume:
+            check_resumable(checkpoint, path)
 
 
 def _join_processes_on_cpu(cfg: Config) -> None:

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from mmone import ranks
 from mmone.config import type_name, walk
 from mmone.devices import why_no_mixed_precision
 from mmone.engine.launch import build_runner, check_checkpoint, prepare, running
 from mmone.engine.resume import Notes, newest_whole_checkpoint
 from mmone.errors import InputError
+from mmone.files import remove_leftovers
 
 
 def train(config: str,
@@ -43,6 +45,8 @@ def train(config: str,
     if auto_scale_lr:
         _enable_auto_scale_lr(cfg)
     notes = _choose_checkpoint(cfg, resume, trust)
+    if ranks.is_first():
+        remove_leftovers(cfg.work_dir)
     with running(cfg, ('train_dataloader', 'val_dataloader'), trust) as situation:
         runner = situation.runner = build_runner(cfg)
         for level, note in notes:
@@ -82,10 +86,10 @@ def _choose_checkpoint(cfg: Config, resume: str | None, trust: bool) -> Notes:
     if resume:
         cfg.resume = True
         cfg.load_from = None if resume == 'auto' else resume
+    notes: Notes = []
     if cfg.get('resume') and not cfg.get('load_from'):
         cfg.load_from, notes = newest_whole_checkpoint(cfg.work_dir)
         cfg.resume = cfg.load_from is not None
-        return notes
     if cfg.get('load_from'):
-        check_checkpoint(cfg.load_from, trust)
-    return []
+        check_checkpoint(cfg.load_from, trust, cfg.get('resume', False))
+    return notes

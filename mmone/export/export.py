@@ -97,7 +97,7 @@ def export_model(model: BaseModel,
     out = Path(out)
     name = _format_name(out, format)
     writer = get_writer(name)
-    _remove_half(out)
+    _mend_half(out)
     _check_outputs(out, overwrite)
     _check_dynamic(dynamic)
     check_supported(model)
@@ -146,31 +146,37 @@ def _publish(folder: Path, out: Path) -> None:
 
     Two files cannot get their names in one step, and one of the new and one of the old are no model. So the
     old one that is opened goes first: at no moment there is one that is not whole. What a process that is
-    killed in between leaves is a file that nothing opens, which :func:`_remove_half` knows by the scratch folder.
+    killed in between leaves is a file that nothing opens; :func:`_mend_half` knows it by the scratch folder.
     """
     first, *last = _outputs(out)
     if last and out.exists():
-        os.replace(out, folder / f'old{out.suffix}')
+        os.replace(out, _set_aside(folder, out))
     for path in (first, *last):
         publish(folder / path.name, path)
 
 
-def _remove_half(out: Path) -> None:
-    """Remove what a process left that was killed while it gave the second of two files its name.
+def _set_aside(folder: Path, out: Path) -> Path:
+    return folder / f'before{out.suffix}'
 
-    That is a first file without a second, where the scratch folder has the second that belongs to it.
+
+def _mend_half(out: Path) -> None:
+    """Undo what a process did that was killed between the names of two files.
+
+    It left the first file without the second, which is in the scratch folder. The old ones get both their
+    names back; of new ones the first is removed. A first file that belongs to neither is somebody's own.
     """
     first, *last = _outputs(out)
     if not last or out.exists() or not first.is_file():
         return
 
-    def remove(folder: Path) -> None:
-        for half in folder.glob(f'*{out.suffix}'):
-            if metadata.belong_together(half, first):
-                first.unlink()
-                return
+    def mend(folder: Path) -> None:
+        before, made = _set_aside(folder, out), folder / out.name
+        if before.is_file() and metadata.belong_together(before, first):
+            os.replace(before, out)
+        elif made.is_file() and metadata.belong_together(made, first):
+            first.unlink()
 
-    with scratch_folder(out, remove):
+    with scratch_folder(out, mend):
         pass
 
 

@@ -49,9 +49,12 @@ class ExportedModel(BaseModel):
         meta = runtime.meta
         scope, pack, preprocessor = TASKS[meta['task']]
         preprocessor = {**preprocessor, **(data_preprocessor or {})}
-        normalize = runtime.normalizes_outside
-        preprocessor.update(mean=meta['input']['mean'] if normalize else None,
-                            std=meta['input']['std'] if normalize else None)
+        preprocessor.update(mean=None, std=None)
+        if runtime.normalizes_outside:
+            values = list(zip(meta['input']['mean'], meta['input']['std']))
+            # mmdet takes one value for all channels, or three.
+            mean, std = zip(*(values[:1] if len(set(values)) == 1 else values))
+            preprocessor.update(mean=mean, std=std)
         # Three channels the file takes in RGB, others as they are read.
         preprocessor['to_rgb' if scope == 'mmpretrain' else 'bgr_to_rgb'] = runtime.channels == 3
         preprocessor['type'] = f'{scope}.{preprocessor["type"].rpartition(".")[2]}'

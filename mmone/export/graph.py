@@ -363,12 +363,13 @@ def select_by_offset(boxes: Tensor, scores: Tensor, iou_threshold: float, score_
     """Non-maximum suppression by torchvision's operator, all images at once.
 
     See :class:`Detection` for the arguments. Images are set apart as classes are, by an offset; in
-    float32 that costs a hundredth of a pixel at some ten images of COCO's 80 classes.
+    float64, so that what an image's boxes are rounded to does not depend on its place in the batch.
     """
     from torchvision.ops import nms
-    side = boxes.amax() - boxes.amin() + 1
-    image = torch.arange(boxes.shape[0], device=boxes.device).to(boxes).reshape(-1, 1, 1)
-    kept = nms((boxes + image * side).flatten(0, 1), scores.flatten(), iou_threshold)
+    apart = boxes.double()
+    side = apart.amax() - apart.amin() + 1
+    image = torch.arange(boxes.shape[0], device=boxes.device).to(apart).reshape(-1, 1, 1)
+    kept = nms((apart + image * side).flatten(0, 1), scores.flatten().double(), iou_threshold)
     kept_scores = scores.flatten()[kept]
     return torch.zeros_like(scores).flatten().scatter(0, kept, kept_scores).reshape(scores.shape)
 

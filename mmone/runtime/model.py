@@ -17,6 +17,7 @@ import numpy as np
 from mmone.errors import InputError, cause
 from mmone.formats import FORMATS, SUFFIXES, Format, format_of
 
+from .guard import check_file, check_metadata
 from .images import TRANSFORMS, resize
 from .metadata import KEY, digest, parse
 from .reading import read
@@ -221,8 +222,10 @@ def channels_first(image: np.ndarray) -> np.ndarray:
 def _open(path: Path, kind: Format, threads: int | None, providers: Sequence[str]) -> tuple[dict, Callable]:
     """The metadata of a file that is as it was written, and the function that computes it."""
     try:
+        check_file(path)
         text, compute = import_module(f'.{kind.backend}', __package__).open_model(path, threads, providers)
         meta = parse(text, path)
+        check_metadata(meta, path)
         intact = digest(path, meta['sha256']) == meta['sha256']
     except ModuleNotFoundError as error:
         raise InputError(f'{path} needs {error.name}, which is not installed: pip install '
@@ -241,6 +244,9 @@ def is_exported(path: str | Path) -> bool:
     """Whether a path is that of an exported model; a ``.pt`` may also be a checkpoint."""
     path = Path(path)
     if path.suffix == '.pt' and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            return any(name.endswith(f'/extra/{KEY}') for name in archive.namelist())
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return any(name.endswith(f'/extra/{KEY}') for name in archive.namelist())
+        except zipfile.BadZipFile:
+            return False
     return path.suffix in SUFFIXES and path.suffix != '.pt'

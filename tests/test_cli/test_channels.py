@@ -50,16 +50,17 @@ def test_predicted_exported_and_run(trained, data, tmp_path, task, extra, suffix
     cv2.imwrite('photo.png', np.dstack([colour, colour[::-1, :, 0]]))
     Path('photos').mkdir()
     Path('photo.png').rename('photos/photo.png')
-    model = tmp_path / f'model{suffix}'
+    model, raw = tmp_path / f'model{suffix}', (task, extra) == ('mmdet', FOUR)
     command('predict', 'photos/photo.png', '--model', path, '--weights', weights, '--device', 'cpu', '--out-dir', 'a')
-    command('export', path, weights, '--out', model, '--images', 'photos')
+    command('export', path, weights, '--out', model, '--images', 'photos', *(['--raw'] if raw else []))
     exported = Runtime(model)
     assert exported.meta['input']['colour'] == ('grey' if extra == GREY else '4 channels')
     assert same(answer('a'), exported.predict('photos/photo.png'))
     command('predict', 'photos/photo.png', '--model', model, '--out-dir', 'b')
     assert same(answer('a'), answer('b'))
     assert cv2.imread('b/photo.png').shape[2] == 3
-    with pytest.raises(InputError, match=f'takes uint8 images .N, {exported.channels}, '):
+    kind = 'float32' if raw else 'uint8'
+    with pytest.raises(InputError, match=f'takes {kind} images .N, {exported.channels}, '):
         exported.predict(np.zeros((64, 64, 3), np.uint8))
 
 

@@ -69,7 +69,7 @@ model['head'] = dict(type='MultiTaskHead', in_channels=64, task_heads=dict(
 test_pipeline[-1] = dict(type='PackMultiTaskInputs', multi_task_fields=('gt_label', ))
 ''')
     photo = sorted((data / 'JPEGImages').glob('*.jpg'))[0]
-    command('predict', photo, '--model', path, '--weights', weights, '--device', 'cpu', '--out-dir', 'a', '--no-draw')
+    command('predict', photo, '--model', path, '--weights', weights, '--device', 'cpu', '--out-dir', 'a')
     tasks = json.loads(Path('a/predictions.json').read_text())['predictions'][0]['tasks']
     assert {task: len(found['top5']) for task, found in tasks.items()} == dict(shape=5, size=3)
     assert tasks['shape']['class'] == str(tasks['shape']['label'])

@@ -1,6 +1,7 @@
 """Training, resuming and testing as a user does, for all three tasks."""
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -74,10 +75,14 @@ def test_killed_run_goes_on_as_if_nothing_happened(config, tmp_path, monkeypatch
     killed = train(path, 'killed', '--resume')
     assert killed.returncode == -9
     assert 'resuming from killed/epoch_1.pth, the newest whole checkpoint' in killed.stdout
+    half = Path('killed/.epoch_2.pth.partial/epoch_2.pth')  # under no name that anybody reads
+    assert sorted(Path('killed').glob('*.pth')) == [Path('killed/epoch_1.pth')]
+    shutil.copy(half, 'killed')  # as mmengine's own runner leaves it
     path.write_text(text)
     resumed = train(path, 'killed', '--resume')
     assert resumed.returncode == 0
     assert 'killed/epoch_2.pth is truncated' in resumed.stdout
+    assert not list(Path('killed').glob('.*'))
     assert 'resuming from killed/epoch_1.pth, the newest whole checkpoint' in resumed.stdout
     assert losses('killed') == whole
 

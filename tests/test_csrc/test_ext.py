@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from mmone.csrc import reference
-from mmone.models.blocks.branch_statistics import BranchSpec, DepthwiseCovariance, _ext
-from mmone.models.blocks.fused_branches import _norm_sum_args
+from mmone.models.blocks import compiled
+from mmone.models.blocks.branch_statistics import BranchSpec, DepthwiseCovariance
 
 from ..covering import covering
 
@@ -18,7 +18,7 @@ DTYPES = [torch.float32, torch.float64]
 
 @pytest.fixture(autouse=True)
 def _compiled():
-    assert _ext is not None, 'the compiled module was not built'
+    assert compiled._ext is not None, 'the compiled module was not built'
 
 
 def assert_equal(found, expected, dtype):
@@ -32,13 +32,14 @@ def channels_last(x):
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def check_depthwise(channels, size, stride, dilation, num_kernels, skip, dtype, images=2):
+def check_depthwise(channels, size, stride, dilation, num_kernels, skip, dtype, images=2, layout=channels_last):
+    """Of an input as ``layout`` lays it out in memory."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape):
         return torch.randn(*shape, generator=generator, dtype=dtype)
 
-    x = channels_last(normal(images, channels, *size) + 3)
+    x = layout(normal(images, channels, *size) + 3)
     kernels = normal(num_kernels, channels, 1, 3, 3)
     spec = BranchSpec(3, stride, dilation, channels, num_kernels, skip, 1e-5)
     args = x.permute(0, 2, 3, 1).double().numpy(), kernels.flatten(2).double().numpy(), skip, stride, dilation
@@ -97,9 +98,8 @@ def test_sums_of_many_terms_do_not_round_more():
     torch.testing.assert_close(found[2][0], expected[2][0], rtol=0, atol=1e-5)
 
     y, zero, one = torch.zeros(1 << 16, 1, 1, 1), torch.zeros(1, 1), torch.ones(1, 1)
-    grad, sums = torch.full_like(y, 1.1), torch.empty(2, 1)
-    args = _norm_sum_args(y, y, zero, one, zero, spec._replace(kernel_size=1, skip=False))
-    _ext.norm_gradient_sums(*args, grad.data_ptr(), sums.data_ptr())
+    grad = torch.full_like(y, 1.1)
+    sums = compiled.NormSum([y], zero, one, zero[0], False).gradient_sums(grad)
     torch.testing.assert_close(sums[0].double(), grad.double().sum()[None], rtol=1e-5, atol=0)
 
 
@@ -107,6 +107,10 @@ def test_sums_of_many_terms_do_not_round_more():
 @pytest.mark.parametrize('rows, channels, skip, relu, dtype', [
     *covering([1, 7, 300], CHANNELS, BOOLS, BOOLS, DTYPES), (9, 4100, True, True, torch.float32)], ids=str)
 def test_norm_sum_and_gradient(rows, channels, skip, relu, dtype):
+    check_norm_sum(rows, channels, skip, relu, dtype)
+
+
+def check_norm_sum(rows, channels, skip, relu, dtype):
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape):
@@ -115,28 +119,24 @@ def test_norm_sum_and_gradient(rows, channels, skip, relu, dtype):
     y, x, grad, grad_x = (channels_last(normal(rows, channels, 1, 1)) for _ in range(4))
     mean, scale, slope = normal(3, 1 + skip, channels)
     bias, offset = normal(channels), normal(1 + skip, channels)
-    spec = BranchSpec(1, 1, 1, 1, 1, skip, 1e-5, relu)
-    args = _norm_sum_args(x, y, mean, scale, bias, spec)
+    norm_sum = compiled.NormSum([y, x][:1 + skip], mean, scale, bias, relu)
 
     def arrays(*tensors):
         return [tensor.double().numpy().reshape(-1, channels) for tensor in tensors]
 
     branches = arrays(y, x) if skip else arrays(y)
     mean_, scale_, slope_, offset_ = arrays(mean, scale, slope, offset)
-    out = torch.empty_like(y)
-    _ext.norm_sum(*args, out.data_ptr())
     expected = reference.norm_sum(branches, mean_, scale_, bias.double().numpy(), relu)
-    assert_equal(out.flatten(1), expected, dtype)
+    assert_equal(norm_sum.output().flatten(1), expected, dtype)
 
     behind_relu = arrays(grad)[0]
     if relu:
         behind_relu = reference.relu_gradient(expected, behind_relu)
-    sums = y.new_empty(2 + skip, channels)
-    _ext.norm_gradient_sums(*args, grad.data_ptr(), sums.data_ptr())
-    assert_equal(sums, reference.norm_gradient_sums(branches, mean_, behind_relu), dtype)
+    assert_equal(norm_sum.gradient_sums(grad), reference.norm_gradient_sums(branches, mean_, behind_relu), dtype)
 
-    found = [torch.empty_like(y), grad_x.clone()]
+    found = [norm_sum.gradient_of_y(grad, slope, offset), grad_x.clone()]
+    if skip:
+        norm_sum.add_gradient_of_x(grad, slope, offset, found[1])
     for k in range(1 + skip):
-        _ext.norm_gradient(*args, grad.data_ptr(), slope.data_ptr(), offset.data_ptr(), k == 1, found[k].data_ptr())
         expected = reference.norm_gradient(branches[k], mean_[k], scale_[k], behind_relu, slope_[k], offset_[k])
         assert_equal(found[k].flatten(1), expected + (arrays(grad_x)[0] if k == 1 else 0), dtype)

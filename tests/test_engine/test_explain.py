@@ -126,3 +126,10 @@ def test_an_input_error_of_a_worker_is_as_it_was():
         list(DataLoader(Refuses(), num_workers=1))
     assert type(error.value) is InputError
     assert (error.value.message, error.value.parameter) == ('one: two\nand three', 'trust')
+
+
+def test_images_of_several_sizes_in_a_batch_of_a_segmentor(config):
+    cfg = Config.fromfile(config('mmseg'))
+    with pytest.raises(InputError, match='images of several sizes .* set batch_size=1 in val_dataloader'):
+        with translated(Situation(cfg, ('train_dataloader', 'val_dataloader'))):
+            raise AssertionError('The image size in a batch should be the same.')

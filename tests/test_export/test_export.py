@@ -293,20 +293,30 @@ def test_openvinos_two_files_are_of_one_model_at_any_moment(model_of, tmp_path, 
     assert seen == [False, True, False, False, True]
 
 
-@pytest.mark.parametrize('left', ['model.xml', 'old.xml'])
-def test_what_a_killed_export_left_of_two_files_is_replaced(model_of, tmp_path, left):
-    """A .bin alone, and its .xml in the scratch folder; somebody's own .bin is kept."""
+def test_what_a_killed_export_left_of_two_files_is_mended(model_of, tmp_path):
+    """A .bin alone, and its .xml in the scratch folder, which is new or the old one; somebody's own .bin is kept."""
     path, scratch = tmp_path / 'model.xml', tmp_path / '.model.xml.partial'
-    export_model(model_of('classification'), path, shape=(32, 32))
-    scratch.mkdir()
-    path.rename(scratch / left)
-    export_model(model_of('classification'), path, shape=(64, 64))
-    assert Runtime(path).meta['input']['width'] == 64
-    assert {file.name for file in tmp_path.iterdir()} == {'model.xml', 'model.bin'}
 
-    scratch.mkdir()
-    path.rename(scratch / left)
+    def killed(name):
+        scratch.mkdir()
+        path.rename(scratch / name)
+
+    def export(width, **options):
+        export_model(model_of('classification'), path, shape=(32, width), **options)
+        assert Runtime(path).meta['input']['width'] == width
+        assert {file.name for file in tmp_path.iterdir()} == {'model.xml', 'model.bin'}
+
+    export(32)
+    killed('model.xml')  # before it got its name
+    export(64)
+    killed('before.xml')  # before the new .bin got its name
+    with pytest.raises(InputError, match='model.xml exists'):
+        export(96)
+    assert Runtime(path).meta['input']['width'] == 64 and not scratch.exists()
+    killed('before.xml')
+    export(96, overwrite=True)
+    killed('model.xml')
     path.with_suffix('.bin').write_bytes(b'precious')
     with pytest.raises(InputError, match='model.bin exists'):
-        export_model(model_of('classification'), path, shape=(32, 32))
+        export(128)
     assert path.with_suffix('.bin').read_bytes() == b'precious'

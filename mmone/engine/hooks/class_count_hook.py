@@ -6,8 +6,9 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 
 from mmone.checkpoints.io import state_dict_of
 from mmone.compat import built_loops
-from mmone.convert.fit import check_fit
+from mmone.convert.fit import check_fit, named_for
 from mmone.engine.explain import built_datasets, no_samples
+from mmone.engine.resume import check_resumable
 from mmone.errors import InputError
 from mmone.registry import HOOKS
 
@@ -54,7 +55,13 @@ class ClassCountHook(Hook):
         while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
             model = model.module
         source = runner.cfg.get('load_from') or 'given'
-        check_fit(model, state_dict_of(checkpoint), source, whole='test' in built_loops(runner))
+        if runner.cfg.get('resume'):
+            check_resumable(checkpoint, source)
+        given = checkpoint.get('state_dict', checkpoint)
+        named = named_for(model, given)
+        if named is not given:
+            checkpoint['state_dict'] = named
+        check_fit(model, state_dict_of(dict(state_dict=named)), source, whole='test' in built_loops(runner))
 
 
 def _shorten(names) -> str:

@@ -8,8 +8,10 @@ from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 
-from mmone.checkpoints.io import write_checkpoint
+from mmone.checkpoints.io import read_checkpoint, write_checkpoint
+from mmone.checkpoints.loading import trusted
 from mmone.convert.reparameterize import deployables, deployed_checkpoint, deployed_copy
+from mmone.errors import InputError
 from mmone.registry import HOOKS
 
 
@@ -73,8 +75,12 @@ class DeployHook(Hook):
             runner.logger.info('DeployHook: the model is deployed already, so are its checkpoints')
             return
         for path in self._saved_checkpoints(runner):
-            # Written by this very run, and mmengine's optimizer states are not weights only.
-            checkpoint = torch.load(path, map_location='cpu', weights_only=False)
+            try:
+                # Not written by this run if the checkpoint that it was resumed from says so.
+                checkpoint = read_checkpoint(path, trusted())
+            except InputError as error:
+                runner.logger.warning(f'DeployHook: not reparameterized: {error}')
+                continue
             deployed, report = deployed_checkpoint(
                 copy.deepcopy(model), checkpoint, str(path), self.tolerance)
             out = path.with_name(f'{path.stem}_deploy.pth')

@@ -7,13 +7,13 @@ import torch
 from mmengine.model import BaseModule, Sequential
 from torch import Tensor
 
-from mmone.checkpoints.loading import rename_while_loading
+from mmone.checkpoints.loading import initializing, rename_while_loading, whole_of
 from mmone.errors import InputError
 from mmone.registry import MODELS
 
 from ..blocks import MobileOneBlock
 from .archs import STAGES, check_arch, stage_channels
-from .loading import fit_state_dict
+from .loading import fit_state_dict, refuse_left_over
 
 
 @MODELS.register_module()
@@ -29,7 +29,8 @@ class MobileOne(BaseModule):
 
     Loading weights never goes silently wrong, whatever ``strict`` is: training-form weights are
     reparameterized while they load into a deployed backbone; deployed weights for a training-form
-    backbone, and missing, unexpected or wrongly shaped weights of the backbone, are errors.
+    backbone, and missing, unexpected or wrongly shaped weights of the backbone, are errors. Where there
+    are none for the backbone, as in a head alone, ``strict`` means what it means in PyTorch.
 
     Args:
         arch (str | dict): ``'s0'`` to ``'s4'``, or a dict whose values are lists or tuples for
@@ -93,6 +94,8 @@ class MobileOne(BaseModule):
         >>> [tuple(out.shape) for out in model(torch.rand(1, 3, 224, 224))]
         [(1, 48, 56, 56), (1, 128, 28, 28), (1, 256, 14, 14), (1, 1024, 7, 7)]
     """
+
+    _loads_strictly = True  # other than by load_state_dict(…, strict=False) of the backbone itself
 
     def __init__(self,
                  arch: str | dict = 's0',
@@ -223,11 +226,27 @@ class MobileOne(BaseModule):
             block.switch_to_branches(noise, generator)
         self.train(self.training)  # the new norms, too
 
+    def init_weights(self) -> None:
+        """Initialize as ``init_cfg`` says, whose weights may be of any source that mmone knows."""
+        with initializing(self.init_cfg):
+            super().init_weights()
+
+    def load_state_dict(self, state_dict, strict: bool = True, *args, **kwargs):
+        """As PyTorch's, and takes weights of the other names and forms that mmone knows."""
+        if strict:
+            refuse_left_over(state_dict)
+        self._loads_strictly = strict
+        try:
+            return super().load_state_dict(state_dict, strict, *args, **kwargs)
+        finally:
+            del self._loads_strictly
+
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys,
                               unexpected_keys, error_msgs):
         # Raising here, not appending to error_msgs, is what makes mmengine's non-strict
-        # load_state_dict (load_from, Pretrained, Runner.load_checkpoint) stop as well.
-        fit_state_dict(self, state_dict, prefix)
+        # load_state_dict (load_from, Pretrained, Runner.load_checkpoint) stop as well. PyTorch and mmengine
+        # always say that it is strict.
+        fit_state_dict(self, state_dict, prefix, whole_of(local_metadata), self._loads_strictly)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys,
                                       unexpected_keys, error_msgs)
 

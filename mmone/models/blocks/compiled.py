@@ -53,15 +53,13 @@ def takes_depthwise(x: Tensor, stride: int, dilation: int) -> bool:
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """``x`` as C reads it, channels_last and nothing left to be done when it is read: itself, if it is so, or a copy.
+    """``x`` as C reads it, channels_last and aligned: itself, if it is so, or a copy.
 
     Args:
         x (Tensor): (N, C, H, W).
     """
     x = x.contiguous(memory_format=torch.channels_last)
-    if dispatch_keys(x) in KEYS and x.data_ptr() % x.element_size() == 0:
-        return x
-    return torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last).copy_(x)
+    return x.clone() if x.data_ptr() % x.element_size() else x
 
 
 def depthwise_statistics(x: Tensor, kernels: Tensor, skip: bool, stride: int,

@@ -1,6 +1,6 @@
 import torch
 
-from mmone.models.blocks import branch_statistics
+from mmone.models.blocks import compiled
 from mmone.models.blocks.branch_statistics import (
     BranchSpec,
     Covariance,
@@ -16,5 +16,5 @@ def test_method_is_by_groups_kernel_and_what_is_compiled(monkeypatch):
     assert statistics_method(x, spec) is DepthwiseCovariance
     assert statistics_method(x, spec._replace(groups=1)) is Covariance
     assert statistics_method(x, spec._replace(kernel_size=5)) is Direct
-    monkeypatch.setattr(branch_statistics, '_ext', None)
+    monkeypatch.setattr(compiled, '_ext', None)
     assert statistics_method(x, spec) is Direct

@@ -11,7 +11,7 @@ from torch import nn
 
 from mmone import InputError
 from mmone.models import MobileOne
-from mmone.models.blocks import branch_statistics, fused_branches
+from mmone.models.blocks import branch_statistics, compiled, fused_branches
 from mmone.models.blocks.mobileone_block import MobileOneBlock
 
 from ...covering import covering
@@ -59,9 +59,9 @@ def distances(found, expected):
 def ways(request, monkeypatch):
     """With the compiled module, and without it."""
     if request.param == 'compiled':
-        assert branch_statistics._ext is not None, 'the compiled module was not built'
+        assert compiled._ext is not None, 'the compiled module was not built'
     else:
-        monkeypatch.setattr(branch_statistics, '_ext', None)
+        monkeypatch.setattr(compiled, '_ext', None)
 
 
 def normal(*shape, memory_format=torch.contiguous_format, mean=0.5):
@@ -139,7 +139,7 @@ def test_one_pass_is_for_what_its_c_code_is_for(monkeypatch):
     assert not taken(x.contiguous()) and not taken(x.bfloat16()) and not taken(x.to('meta'))
     with torch.autocast('cpu', dtype=torch.bfloat16):
         assert not taken()
-    monkeypatch.setattr(branch_statistics, '_ext', None)
+    monkeypatch.setattr(compiled, '_ext', None)
     assert not taken()
 
 
@@ -210,10 +210,16 @@ def test_rounding_is_at_most_twice_that_of_the_branches(block, mean, moved, ways
         assert worst[1] <= 2 * worst[0] + 1e-6, kind
 
 
-@pytest.mark.parametrize('block', BLOCKS)
-def test_rounding_of_bfloat16_is_at_most_twice_that_of_the_branches(block, moved, ways):
+@pytest.mark.parametrize('block, mean, ways', covering(list(BLOCKS), [0, 'one channel is 3', 30, 1000], WAYS), ids=str,
+                         indirect=['ways'])
+def test_rounding_of_bfloat16_is_at_most_twice_that_of_the_branches(block, mean, moved, ways):
     block = MobileOneBlock(**BLOCKS[block])
-    x = torch.randn(8, block.in_channels, 32, 32).bfloat16().float()  # as autocast rounds it
+    x = torch.randn(8, block.in_channels, 32, 32)
+    if isinstance(mean, str):
+        x[:, 0] = 3  # constant, of which the branches' norms leave nothing: kernel and bias are large, and cancel
+    else:
+        x += mean
+    x = x.bfloat16().float()  # as autocast rounds it
 
     def run(function, *args):
         with torch.autocast('cpu', dtype=torch.bfloat16):
@@ -222,7 +228,7 @@ def test_rounding_of_bfloat16_is_at_most_twice_that_of_the_branches(block, moved
     both = rounding(block, x, moved, run)
     for kind in ('output', 'input', 'gradient', 'running_mean', 'running_var'):
         worst = [max(pair[i] for name, pair in both.items() if kind in name) for i in range(2)]
-        assert worst[1] <= 2 * worst[0], kind
+        assert worst[1] <= 2 * worst[0] + (2**-8 if isinstance(mean, str) else 0), kind
     # Statistics are float32's, whatever autocast computes in.
     assert max(pair[1] for name, pair in both.items() if 'running' in name) < 1e-5
 
@@ -395,7 +401,7 @@ def test_auto_takes_what_was_measured_to_be_faster(monkeypatch):
     assert not fuses(MobileOneBlock(64, 64, 1, 4), 2, 64, 2, 2)  # Σ costs more than what it saves
     assert not fuses(MobileOneBlock(3, 8, 3, 1, stride=2), 2, 3, 32, 32)
     assert fuses(MobileOneBlock(3, 8, 3, 1, stride=2), 5, 3, 256, 256)
-    monkeypatch.setattr(branch_statistics, '_ext', None)
+    monkeypatch.setattr(compiled, '_ext', None)
     assert not fuses(MobileOneBlock(16, 16, 3, 4, groups=16), 4, 16, 28, 28)
     assert fuses(MobileOneBlock(16, 16, 3, 4, groups=16), 16, 16, 28, 28)
     spec = branch_statistics.BranchSpec(3, 1, 1, 16, 4, True, 1e-5)
@@ -413,13 +419,14 @@ def test_unknown_modes_and_groups_that_do_not_fuse_are_named():
 # Several processes
 
 
-def _block(mode, norm='BN'):
+def _block(mode, norm='BN', **options):
     torch.manual_seed(0)
+    options.update(norm_cfg=dict(type=norm), branch_mode=mode)
     block = nn.Sequential(
-        MobileOneBlock(3, 8, 3, 1, stride=2, norm_cfg=dict(type=norm), branch_mode=mode),
-        MobileOneBlock(8, 8, 3, 3, groups=8, norm_cfg=dict(type=norm), branch_mode=mode),
-        MobileOneBlock(8, 8, 1, 3, norm_cfg=dict(type=norm), branch_mode=mode),
-        MobileOneBlock(8, 8, 1, 1, norm_cfg=dict(type=norm), branch_mode=mode)).double().train()
+        MobileOneBlock(3, 8, 3, 1, stride=2, **options),
+        MobileOneBlock(8, 8, 3, 3, groups=8, **options),
+        MobileOneBlock(8, 8, 1, 3, **options),
+        MobileOneBlock(8, 8, 1, 1, **options)).double().train()
     for parameter in block.parameters():
         nn.init.normal_(parameter, std=0.5)
     for module in block[:-1]:
@@ -428,25 +435,39 @@ def _block(mode, norm='BN'):
 
 
 IMAGES = [2, 3]  # of each process
+# Images of each process and how they are trained on. On a CPU 'auto' fuses what is synchronized, whatever its size.
+SYNCHRONIZED = [(IMAGES, 'fused', {}), (IMAGES, 'auto', dict(with_cp=True)), ([5, 0], 'fused', {}),
+                ([0, 5], 'auto', dict(with_cp=True))]
 
 
 def _process(rank, folder):
     os.environ['OMP_NUM_THREADS'] = '1'
     torch.set_num_threads(1)
     dist.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=len(IMAGES))
-    x = torch.load(f'{folder}/x.pth')
-    start = sum(IMAGES[:rank])
-    own = x[start:start + IMAGES[rank]].requires_grad_()
-    factors = torch.load(f'{folder}/factors.pth')[start:start + IMAGES[rank]]
-    block = _block('fused', 'SyncBN')
-    out = block(own)
-    (out * factors).sum().backward()
+    x, factors = torch.load(f'{folder}/x.pth'), torch.load(f'{folder}/factors.pth')
+    found = []
+    for images, mode, options in SYNCHRONIZED:
+        block, own = _block(mode, 'SyncBN', **options), x.split(images)[rank].clone().requires_grad_()
+        out = block(own)
+        (out * factors.split(images)[rank]).sum().backward()
+        found.append(dict(out=out.detach(), input=own.grad, parameters=[p.grad for p in block.parameters()],
+                          buffers=list(block.buffers())))
     parallel = nn.parallel.DistributedDataParallel(_block('fused'))
-    (parallel(own.detach()) * factors).sum().backward()
-    torch.save(dict(out=out.detach(), input=own.grad, parameters=[p.grad for p in block.parameters()],
-                    buffers=list(block.buffers()), parallel=[p.grad for p in parallel.parameters()]),
-               f'{folder}/{rank}.pth')
+    (parallel(x.split(IMAGES)[rank]) * factors.split(IMAGES)[rank]).sum().backward()
+    torch.save(dict(synchronized=found, parallel=[p.grad for p in parallel.parameters()]), f'{folder}/{rank}.pth')
+    _no_values_and_one_value(rank)
     dist.destroy_process_group()
+
+
+def _no_values_and_one_value(rank):
+    """What all processes have is no statistics, or none that normalize: nothing is counted."""
+    block = MobileOneBlock(8, 8, 1, 2, norm_cfg=dict(type='SyncBN'), branch_mode='fused').train()
+    before = copy.deepcopy(block.state_dict())
+    assert block(torch.zeros(0, 8, 1, 1)).shape == (0, 8, 1, 1)
+    with pytest.raises(ValueError, match='Expected more than 1 value per channel when training'):
+        block(torch.zeros(rank, 8, 1, 1))
+    for name, value in block.state_dict().items():
+        assert torch.equal(value, before[name]), name
 
 
 def test_several_processes(tmp_path):
@@ -463,13 +484,14 @@ def test_several_processes(tmp_path):
     x.requires_grad_()
     out = block(x)
     (out * factors).sum().backward()
-    torch.testing.assert_close(torch.cat([part['out'] for part in found]), out.detach(), rtol=1e-9, atol=1e-10)
-    torch.testing.assert_close(torch.cat([part['input'] for part in found]), x.grad, rtol=1e-9, atol=1e-10)
-    for *grads, parameter in zip(*(part['parameters'] for part in found), block.parameters()):
-        torch.testing.assert_close(sum(grads), parameter.grad, rtol=1e-9, atol=1e-9)
-    for part in found:
-        for buffer, expected in zip(part['buffers'], block.buffers()):
-            torch.testing.assert_close(buffer, expected, rtol=1e-9, atol=1e-10)
+    for parts in zip(*(part['synchronized'] for part in found)):
+        torch.testing.assert_close(torch.cat([part['out'] for part in parts]), out.detach(), rtol=1e-9, atol=1e-10)
+        torch.testing.assert_close(torch.cat([part['input'] for part in parts]), x.grad, rtol=1e-9, atol=1e-10)
+        for *grads, parameter in zip(*(part['parameters'] for part in parts), block.parameters()):
+            torch.testing.assert_close(sum(grads), parameter.grad, rtol=1e-9, atol=1e-9)
+        for part in parts:
+            for buffer, expected in zip(part['buffers'], block.buffers()):
+                torch.testing.assert_close(buffer, expected, rtol=1e-9, atol=1e-10)
 
     # Data parallel, each process with its own statistics: the mean of what each would have.
     parts = [_block('separate') for _ in IMAGES]
