@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # The rooms of each floor, the lowest first.
 FLOORS = (
-    ('csrc', 'errors', 'version', 'devices', 'files', 'untrusted', 'formats', 'libraries', 'ranks', 'compat', 'registry'),
+    ('csrc', 'errors', 'version', 'devices', 'files', 'untrusted', 'formats', 'libraries', 'ranks', 'compat',
+     'registry'),
     ('checkpoints', 'config', 'runtime'),
     ('complexity', 'pipeline'),
     ('models', 'zoo'),
