@@ -117,8 +117,8 @@ def trusted() -> bool:
 class _Metadata(OrderedDict):
     """A state dict's ``_metadata``, of which loading gives each module its part: here with all that the file has.
 
-    A MobileOne takes its weights from that where they are not under its own name. It is the one thing that
-    PyTorch and mmengine hand to every module, whatever its name and whatever is loaded.
+    A MobileOne that gets nothing knows by it that there are weights of a MobileOne, under another name than
+    its own. It is the one thing that PyTorch and mmengine hand to every module, whatever its name.
     """
     KEY = 'mmone'
 

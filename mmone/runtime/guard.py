@@ -129,8 +129,9 @@ def _is_structure(text: str) -> bool:
 _TEXTS: dict[str, Callable[[str], Any]] = {
     'target': _OPERATOR.fullmatch, 'as_operator': _OPERATOR.fullmatch, 'expr_str': _is_formula,
     'guards_code': _is_formula, 'in_spec': _is_structure, 'out_spec': _is_structure,
-    # what is shown to people
-    'stack_trace': bool, 'nn_module_stack': bool, 'torch_fn': bool, 'source_fn_stack': bool, 'from_node': bool,
+    # values, and what is shown to people
+    'as_string': bool, 'as_strings': bool, 'stack_trace': bool, 'nn_module_stack': bool, 'torch_fn': bool,
+    'source_fn_stack': bool, 'from_node': bool,
 }
 _NAME = re.compile(r'[\w.:+-]*')
 _OBJECTS = ('as_custom_obj', 'as_script_object', 'custom_obj', 'treespec_namedtuple_fields', 'custom')
