@@ -56,8 +56,9 @@ class _SayHowToInstall(importlib.abc.MetaPathFinder):
     """
 
     def find_spec(self, name, path=None, target=None):
-        if name in _FOUNDATIONS and _importing_module().startswith('mmone.'):
-            raise ModuleNotFoundError(explain(ModuleNotFoundError(name=name)), name=name)
+        if name.partition('.')[0] in _FOUNDATIONS and _importing_module().startswith('mmone.'):
+            error = ModuleNotFoundError(f'No module named {name!r}', name=name)
+            raise ModuleNotFoundError(explain(error) or error.msg, name=name)
         return None
 
 

@@ -69,7 +69,7 @@ class Prediction(NamedTuple):
         return dict(input=self.name, **_plain(self.sample, names, getattr(model, 'head', None)))
 
 
-def _plain(sample: BaseDataElement, names: Sequence[str], head: object) -> dict:
+def _plain(sample: BaseDataElement, names: Sequence[str], head: Any) -> dict:
     """A sample's prediction as plain data; ``head`` is the classifier's that made it."""
 
     def named(label: int, **more) -> dict:
@@ -192,7 +192,7 @@ def _dataset_meta(cfg: Config, meta: dict) -> dict:
 def _classes_and_palette(meta: Any) -> dict:
     """Of what a checkpoint says of its data set, what can be names and colours."""
     given = {str(key).lower(): value for key, value in meta.items()} if isinstance(meta, dict) else {}
-    kinds = dict(classes=str, palette=(list, tuple))
+    kinds: dict[str, Any] = dict(classes=str, palette=(list, tuple))
     return {key: value for key, value in given.items() if key not in kinds or (
         isinstance(value, (list, tuple)) and all(isinstance(item, kinds[key]) for item in value))}
 
@@ -312,7 +312,7 @@ def draw(model: BaseModel, prediction: Prediction, score_thr: float = 0.3) -> np
         InputError: If the image could not be decoded.
     """
     sample = prediction.sample
-    if sample is None:
+    if sample is None or prediction.image is None:
         raise InputError(f'{prediction.name} cannot be decoded: there is nothing to draw')
     visualizer = getattr(model, '_visualizer', None)
     if visualizer is None:

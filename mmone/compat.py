@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
+from typing import Any
 
 import mmengine.model.utils
+import numpy as np
 import torch
 import torch.utils._device
 from mmengine.config import Config, DictAction
@@ -44,6 +46,16 @@ def check_versions() -> None:
         if not digit_version(minimum) <= digit_version(found) < digit_version(unsupported):
             command = build_mmcv(replace=True) if name == 'mmcv' else f'pip install {pip_name(name)}'
             raise InputError(f'mmone {__version__} supports {name}>={minimum},<{unsupported}, found {found}: {command}')
+    _check_numpy()
+
+
+def _check_numpy() -> None:
+    """PyTorch before 2.3 was compiled for NumPy 1, and says so only when an array is given to it."""
+    try:
+        torch.from_numpy(np.zeros(1))
+    except RuntimeError as error:
+        raise InputError(f'torch {torch.__version__} was compiled for another NumPy than {np.__version__}, which is '
+                         'installed: pip install "numpy<2"') from error
 
 
 def parse_option(value: str):
@@ -166,7 +178,7 @@ def interception() -> str | None:
 
 # The unpickler that is written in Python, whose steps can be overridden: ``pickle._Unpickler``, seen in
 # Python 3.8 to 3.14.
-PythonUnpickler: type[pickle.Unpickler] = pickle._Unpickler  # type: ignore[attr-defined]
+PythonUnpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]
 
 
 def weights_only_globals() -> dict[str, object]:

@@ -3,6 +3,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from mmengine.analysis import FlopAnalyzer, parameter_count
@@ -68,7 +69,7 @@ def _count(function: nn.Module, image: Tensor) -> int:
 @contextmanager
 def _all_proposals(model: BaseModel) -> Iterator[None]:
     """Let the first stage of a detector suppress no proposals: how many are left would depend on the weights."""
-    head = getattr(model, 'rpn_head', None)
+    head: Any = getattr(model, 'rpn_head', None)
     given = getattr(head, 'test_cfg', None)
     if given:
         head.test_cfg = copy.deepcopy(given)

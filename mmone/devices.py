@@ -75,5 +75,6 @@ def explain(error: Exception, device: str | torch.device) -> InputError | None:
     match = _MISSING.search(str(error)) if isinstance(error, (RuntimeError, TypeError)) else None
     if match is None:
         return None
-    return InputError(f'{device} cannot compute {match[match.lastgroup]}, which the model needs: take another device',
+    operator = match[str(match.lastgroup)]
+    return InputError(f'{device} cannot compute {operator}, which the model needs: take another device',
                       parameter='device')

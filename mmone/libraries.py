@@ -60,7 +60,10 @@ def explain(error: Exception, needed_by: str = 'mmone') -> str | None:
     if refused:
         name = refused[1].lower()
         command = build_mmcv(replace=True) if name == 'mmcv' else f'pip install {pip_name(name)}'
-        return f'{needed_by} {_version(needed_by)} refuses {name} {refused[2]}: {command}'
+        library = _raised_in(error) or needed_by  # mmpretrain imports mmdet, where that is installed
+        return f'{library} {_version(library)} refuses {name} {refused[2]}: {command}'
+    if 'mmcv' in message and _is_there('mmcv', whole=False):
+        return f'mmcv was removed in part, as by removing an mmcv-lite that lay over it: {build_mmcv(replace=True)}'
     if _concerns_operators(error):
         return _explain_operators(error, needed_by)
     if isinstance(error, ModuleNotFoundError):
@@ -118,8 +121,6 @@ def _explain_operators(error: Exception, needed_by: str) -> str:
 
 
 def _explain_missing(module: str, needed_by: str) -> str | None:
-    if module == 'mmcv' and _is_there('mmcv', whole=False):
-        return f'mmcv was removed in part, as by removing an mmcv-lite that lay over it: {build_mmcv(replace=True)}'
     if module in ('cv2', 'yaml') and not _is_there('mmengine'):
         module = 'mmengine'  # which brings them
     # Of what a config or the user's own code imports, nobody knows what brings it.

@@ -3,6 +3,7 @@ import re
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mmengine.config import Config
@@ -16,7 +17,7 @@ from mmone.runtime.images import IMAGE_SUFFIXES, check_size, read_image
 # LoadSingleRSImageFromFile; so are those that read what is known of it, which there is nothing to read from.
 _READS = re.compile('load', re.IGNORECASE)
 _READS_TRUTH = re.compile('(?!.*(image|img)).*load.*(annotation|proposal|label|mask)', re.IGNORECASE)
-_GREY = np.float32([0.114, 0.587, 0.299])  # of blue, green and red, as OpenCV weighs them
+_GREY = np.array([0.114, 0.587, 0.299], np.float32)  # of blue, green and red, as OpenCV weighs them
 # What a reader raises that has not got to the image: of these, people are told more than that it failed.
 _OWN_ERRORS = (ArithmeticError, AttributeError, LookupError, NameError, RuntimeError, TypeError)
 
@@ -84,7 +85,7 @@ class ImagePipeline:
         """
         if isinstance(given, np.ndarray):
             return self._of_array(given, str(number), number)
-        path = [str(part) for part in given] if isinstance(given, (list, tuple)) else str(given)
+        path: Any = [str(part) for part in given] if isinstance(given, (list, tuple)) else str(given)
         if self._given:
             return self._of_array(self._as_bgr(path), path, number)
         for file in [path] if isinstance(path, str) else path:

@@ -5,7 +5,7 @@ import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from mmone.errors import InputError
 
@@ -98,6 +98,7 @@ def look_into(content: bytes) -> Pickle:
 def _read_one(file: BinaryIO, names: set[str], texts: set[str]) -> None:
     pushed: list = [None, None]  # what the last two instructions put on the stack, None for no text
     memo: dict[int, str | None] = {}
+    argument: Any
     for instruction, argument, _ in pickletools.genops(file):
         kind = instruction.name
         if kind in ('GLOBAL', 'INST'):

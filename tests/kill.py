@@ -321,7 +321,9 @@ class Harness:
 
     def begin(self) -> None:
         """Run to the end, to know how long that takes, and what it does."""
-        self.to_the_end()  # the first takes longer
+        first = SERVER.Process(target=str)  # starts the forkserver, which takes long
+        first.start()
+        first.join()
         self.turns = self.to_the_end()
 
     def to_the_end(self) -> list[tuple[float, int]]:
@@ -414,12 +416,14 @@ def _members(session: int) -> list[int]:
     return found
 
 
-def kill(names: list[str], rounds: int, seed: int, folder: Path, say=print) -> list[Harness]:
-    """Kill commands ``rounds`` times each; returns what was seen."""
+def kill(names: list[str], rounds: int, seed: int, folder: Path, say=print, turns: int | None = None) -> list[Harness]:
+    """Kill commands ``rounds`` times each; returns what was seen. ``turns`` are those of a subject, if not all."""
     make_data(folder / 'data')
     harnesses = []
     for name in names:
-        harnesses.append(Harness(SUBJECTS[name](folder), random.Random(f'{seed} {name}')))
+        subject = SUBJECTS[name](folder)
+        subject.turns = turns or subject.turns
+        harnesses.append(Harness(subject, random.Random(f'{seed} {name}')))
         harnesses[-1].run(rounds, say)
     return harnesses
 

@@ -10,14 +10,14 @@ import torch
 from mmcv import cnn
 from packaging.requirements import Requirement
 
-from mmone import libraries
+from mmone import compat, libraries
 from mmone.cli import COMMANDS
 from mmone.errors import InputError
 from mmone.models import MobileOne
 from mmone.models.blocks import plain_layers
 
 ROOT = Path(__file__).parent.parent
-# Runs code in a process that does not find some modules, and some of others in a folder.
+# Runs code in a process that does not find some modules, and some elsewhere: None is a folder without an __init__.py.
 ELSEWHERE = '''
 import importlib.util
 from importlib.machinery import PathFinder
@@ -27,7 +27,8 @@ find, missing, moved = PathFinder.find_spec, set(), {}
 
 def find_spec(cls, name, path=None, target=None):
     if name in moved:
-        return importlib.util.spec_from_file_location(name, moved[name])
+        return (importlib.util.spec_from_file_location(name, moved[name]) if moved[name] else
+                importlib.machinery.ModuleSpec(name, None, is_package=True))
     return None if missing & {name, name.partition('.')[0]} else find(name, path, target)
 
 PathFinder.find_spec = classmethod(find_spec)
@@ -50,6 +51,14 @@ def upstream(monkeypatch):
     versions = dict(torch='2.11.0', numpy='2.4.1', mmcv='2.1.0', mmdet='3.3.0', mmpretrain='1.2.0')
     monkeypatch.setattr(libraries, '_version', versions.get)
     monkeypatch.setattr(sys, 'version_info', (3, 11, 0))
+
+
+def raised_in(module, error):
+    """An exception that code of a module has raised."""
+    try:
+        exec('raise error', dict(__name__=module, error=error))
+    except type(error) as raised:
+        return raised
 
 
 # No mmengine
@@ -170,6 +179,7 @@ def test_libraries_that_cannot_be_imported(tmp_path):
     """mmcv missing, without its operators, with those for another PyTorch, put over another and removed; what
     mmsegmentation forgot to require."""
     lines = run('''
+import sys
 from mmone import libraries
 from mmone.errors import InputError
 libraries._has_fork = lambda: False
@@ -196,6 +206,10 @@ missing.update(['ftfy', 'regex'])
 told('mmseg')
 missing.clear()
 told('mmseg'), told('nothing of ours')
+for name in [name for name in sys.modules if name.partition('.')[0] in ('mmcv', 'mmdet')]:
+    del sys.modules[name]
+moved['mmcv'] = None
+told('mmdet')
 ''', tmp_path)
     torch_version, mmcv_version = (importlib.metadata.version(name) for name in ('torch', 'mmcv'))
     assert lines == [
@@ -205,11 +219,14 @@ told('mmseg'), told('nothing of ours')
         f'the operators of mmcv {mmcv_version} were not compiled for torch {torch_version} (_ext.so: file too short): '
         + REBUILD,
         'mmseg needs ftfy, regex, not installed here: pip install ftfy regex',
-        'imported', 'imported']
+        'imported', 'imported',
+        f'mmcv was removed in part, as by removing an mmcv-lite that lay over it: {REBUILD}']
 
 
 @pytest.mark.parametrize('error, needed_by, line', [
     (AssertionError('MMCV==2.2.0 is used but incompatible. Please install mmcv>=2.0.0rc4, <2.2.0.'), 'mmdet',
+     f'mmdet 3.3.0 refuses mmcv 2.2.0: {REBUILD}'),
+    (raised_in('mmdet', AssertionError('MMCV==2.2.0 is used but incompatible.')), 'mmpretrain',  # which imports mmdet
      f'mmdet 3.3.0 refuses mmcv 2.2.0: {REBUILD}'),
     (AssertionError('MMEngine==0.7.0 is used but incompatible.'), 'mmpretrain',
      'mmpretrain 1.2.0 refuses mmengine 0.7.0: pip install "mmengine>=0.8.0,<1.0.0"'),
@@ -231,15 +248,22 @@ def test_lines(error, needed_by, line, upstream, monkeypatch):
     assert libraries.explain(error, needed_by) == line
 
 
-def test_modules_that_were_compiled_for_another_numpy(upstream, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / 'compiled_here.py').write_text("raise ValueError('numpy.dtype size changed, may indicate binary "
-                                               "incompatibility. Expected 96 from C header, got 88 from PyObject')")
-    with pytest.raises(ValueError) as raised:
-        import compiled_here  # noqa: F401
-    assert libraries.explain(raised.value) == (
-        'compiled_here was compiled for another NumPy than 2.4.1, which is installed: '
-        'pip install --upgrade --force-reinstall --no-deps compiled_here')
+def test_modules_that_were_compiled_for_another_numpy(upstream):
+    for error in (ValueError('numpy.dtype size changed, may indicate binary incompatibility'),
+                  ImportError('numpy.core.multiarray failed to import')):
+        assert libraries.explain(raised_in('pycocotools._mask', error)) == (
+            'pycocotools was compiled for another NumPy than 2.4.1, which is installed: '
+            'pip install --upgrade --force-reinstall --no-deps pycocotools')
+
+
+def test_pytorch_that_was_compiled_for_another_numpy(monkeypatch):
+    def refuse(array):
+        raise RuntimeError('Numpy is not available')
+
+    compat.check_versions()
+    monkeypatch.setattr(torch, 'from_numpy', refuse)
+    with pytest.raises(InputError, match=r'^torch \S+ was compiled for another NumPy than .*: pip install "numpy<2"$'):
+        compat.check_versions()
 
 
 def test_the_command_that_builds_mmcv(upstream, monkeypatch):

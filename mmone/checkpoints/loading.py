@@ -274,7 +274,7 @@ def _without_orders(checkpoint: dict, filename: str) -> dict:
     that are noted; they are those of the run whose folder the file is in, or not this run's to remove.
     """
     meta_of(checkpoint).pop('config', None)
-    hub = checkpoint.get('message_hub')
+    hub: Any = checkpoint.get('message_hub')
     info = hub.get('runtime_info') if isinstance(hub, dict) else None
     if isinstance(info, dict):
         folder = os.path.dirname(os.path.abspath(os.path.expanduser(filename)))
@@ -306,7 +306,7 @@ def _named(checkpoint: Any, filename: str) -> Any:
     named = given
     if place and (place.prefix or place.source not in (MMPRETRAIN, ALONE)):
         named = _renamed(checkpoint, given, place)
-    if named is not given:
+    if place and named is not given:
         under = f' after {place.prefix!r}' if place.prefix else ''
         print_log(f"{filename} has {place.source.name}'s names{under}: renamed to mmone's", logger='current')
     state_dict = OrderedDict(named)

@@ -7,14 +7,14 @@ from mmone.config import type_name
 from mmone.errors import InputError
 
 # A graph stands for these methods of the libraries' models and heads, each as these classes define it; what another
-# class does in its own, the graph would not do.
-_MODEL_METHODS = {
+# class does in its own, the graph would not do. Seen in mmpretrain 1.0 to 1.2, mmdet 3.0 to 3.3, mmseg 1.0 to 1.2.
+_MODEL_METHODS: dict[str, dict] = {
     'mmpretrain': dict(predict=('ImageClassifier', )),
     'mmdet': dict(predict=('SingleStageDetector', ), _forward=('SingleStageDetector', )),
     'mmseg': dict(predict=('EncoderDecoder', ), _forward=('EncoderDecoder', ), encode_decode=('EncoderDecoder', ),
                   postprocess_result=('BaseSegmentor', )),
 }
-_HEAD_METHODS = {
+_HEAD_METHODS: dict[str, dict] = {
     'mmpretrain': dict(predict=('ClsHead', 'MultiLabelClsHead'), _get_predictions=('ClsHead', 'MultiLabelClsHead')),
     'mmdet': dict(predict=('BaseDenseHead', ), predict_by_feat=('BaseDenseHead', ),
                   _predict_by_feat_single=('BaseDenseHead', ), _bbox_post_process=('BaseDenseHead', )),

@@ -136,9 +136,11 @@ class Runtime:
         """A prepared image as the model takes it: (C, H, W), normalized if the model does not do that.
 
         Raises:
-            InputError: If the model takes uint8, and the image is of another type.
+            InputError: If it has other channels than the model takes, or is not of uint8 where that is taken.
         """
         expected, image = self.meta['input'], channels_first(image)
+        if len(image) != self.channels:
+            raise InputError(f'{self.path} takes images of {self.channels} channels, got {len(image)}')
         if self.normalizes_outside:
             mean, std = (np.float32(expected[name])[:, None, None] for name in ('mean', 'std'))
             return ((image - mean) / std).astype(expected['dtype'])
@@ -207,11 +209,11 @@ class Runtime:
             scale = np.array([original[1] / size[1], original[0] / size[0]] * 2, np.float32)
             return dict(boxes=[named(label, score=float(row[4]), box=(row[:4] * scale).tolist())
                                for row, label in zip(answer['boxes'][found], answer['labels'][found])])
-        labels = answer['labels'].astype(np.uint8 if len(self.meta['classes']) <= 256 else np.int32)
-        labels = resize(labels, original, 'nearest')
-        values, counts = np.unique(labels, return_counts=True)
-        return dict(labels=labels, classes={
-            named(value)['class']: count / labels.size for value, count in zip(values.tolist(), counts.tolist())})
+        mask = answer['labels'].astype(np.uint8 if len(self.meta['classes']) <= 256 else np.int32)
+        mask = resize(mask, original, 'nearest')
+        values, counts = np.unique(mask, return_counts=True)
+        return dict(labels=mask, classes={
+            named(value)['class']: count / mask.size for value, count in zip(values.tolist(), counts.tolist())})
 
 
 def channels_first(image: np.ndarray) -> np.ndarray:

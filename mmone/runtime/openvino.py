@@ -3,6 +3,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from .metadata import KEY
 
@@ -31,12 +32,13 @@ def untold() -> Iterator[None]:
     """Import OpenVINO, or convert by it, without its maker being told; until the block ends.
 
     Its package for telemetry is kept out, in whose place it has a stub that does nothing. Where OpenVINO was
-    imported before, the stub stands in for it in the modules of the converter.
+    imported before, the stub stands in for it in the modules of the converter, which call it ``tm`` (seen in
+    OpenVINO 2024.0 to 2026.4).
     """
     name = 'openvino_telemetry'
     package = sys.modules.get(name)
-    sys.modules[name] = None  # type: ignore[assignment]  so that importing it fails
-    modules = [module for key, module in list(sys.modules.items())
+    sys.modules[name] = None  # type: ignore[assignment] # so that importing it fails
+    modules: list[Any] = [module for key, module in list(sys.modules.items())
                if key.startswith('openvino.tools.ovc') and hasattr(module, 'tm')]
     real = [module.tm for module in modules]
     try:

@@ -8,7 +8,7 @@ from mmone.errors import InputError
 
 from .images import check_size, decode_with_pillow, read_image
 
-_GREY = np.float32([0.299, 0.587, 0.114])  # of red, green and blue
+_GREY = np.array([0.299, 0.587, 0.114], np.float32)  # of red, green and blue
 
 
 def read(path: str | Path, color_type: str = 'color', backend: str = 'cv2') -> np.ndarray:

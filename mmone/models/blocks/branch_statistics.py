@@ -299,8 +299,9 @@ class DepthwiseCovariance:
         in_place = grad_x is None or (
             grad_x.dtype == x.dtype and grad_x.is_contiguous(memory_format=torch.channels_last))
         total: Any = grad_x if in_place else torch.zeros_like(x)
-        compiled.add_depthwise_gradient(
-            x, kernels, spec.skip, spec.stride, spec.dilation, *saved, grad_mean, grad_var, grad_kernels, total)
+        products, patch_mean = saved
+        compiled.add_depthwise_gradient(x, kernels, spec.skip, spec.stride, spec.dilation, products, patch_mean,
+                                        grad_mean, grad_var, grad_kernels, total)
         if grad_x is not None and not in_place:
             grad_x += total
 

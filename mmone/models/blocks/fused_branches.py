@@ -80,7 +80,7 @@ def forward_block(block: 'MobileOneBlock', x: Tensor) -> Tensor | None:
                          f'{spec.output_size(x, block.out_channels)}')
     out, mean, var = fused_convolution(x, [conv.weight for conv in convs if conv is not None],
                                        [norm.weight for norm in norms], [norm.bias for norm in norms], spec)
-    if mean is not None:
+    if mean is not None and var is not None:
         update_running_statistics(norms, mean, var)
     return out if relu else block.act(block.se(out))
 
@@ -286,7 +286,7 @@ class NormalizedConvolution(Function):
     def backward(ctx, grad_out, *_):
         if _needs_separate_gradients(grad_out):
             return _separate_gradients(ctx, grad_out)
-        (x, weight, *_), (y, mean, invstd, scale, bias) = _saved(ctx)
+        (x, weight, *_norms), (y, mean, invstd, scale, bias) = _saved(ctx)
         spec, grad_out = ctx.spec, compiled.channels_last(grad_out)
         norm_sum = compiled.NormSum([y, x] if spec.skip else [y], mean, scale, bias, spec.relu)
         sums = norm_sum.gradient_sums(grad_out)
@@ -336,7 +336,7 @@ def _separate_gradients(ctx, grad_out: Tensor) -> tuple[Tensor | None, ...]:
                            'synchronized BatchNorms have gradients for ordinary dense ones of their output only')
     inputs, _ = _saved(ctx)
     with torch.enable_grad():
-        out = _separate(*inputs[:1], spec, ctx.num_kernels, *inputs[1:])
+        out = _separate(inputs[0], spec, ctx.num_kernels, *inputs[1:])
         out = (out.relu() if ctx.relu else out).to(grad_out.dtype)
     needed = [needed for i, needed in enumerate(ctx.needs_input_grad) if i not in (1, 2)]
     grads = iter(torch.autograd.grad(out, [value for value, need in zip(inputs, needed) if need], grad_out,
@@ -348,13 +348,14 @@ def _separate_gradients(ctx, grad_out: Tensor) -> tuple[Tensor | None, ...]:
 def _separate(x: Tensor, spec: BranchSpec, num_kernels: int, *parameters: Tensor) -> Tensor:
     """The sum of the branches, by PyTorch's operators alone. Arguments are those of :class:`FusedConvolution`."""
     dtype = torch.promote_types(x.dtype, torch.float32)
-    x, *parameters = (value.to(dtype) for value in (x, *parameters))
-    weights, norms = parameters[:num_kernels], parameters[num_kernels:]
+    x, *cast = (value.to(dtype) for value in (x, *parameters))
+    weights, norms = cast[:num_kernels], cast[num_kernels:]
     outs = [F.conv2d(x, weight, None, *spec.conv_args) for weight in weights[:spec.num_convs]]
     outs += [F.conv2d(spec.centre_pixels(x), weight, groups=spec.groups) for weight in weights[spec.num_convs:]]
     outs += [x] * spec.skip
-    return sum(F.batch_norm(out, None, None, gamma, beta, training=True, eps=spec.eps)
-               for out, gamma, beta in zip(outs, norms, norms[len(outs):]))
+    total: Any = sum(F.batch_norm(out, None, None, gamma, beta, training=True, eps=spec.eps)
+                     for out, gamma, beta in zip(outs, norms, norms[len(outs):]))
+    return total
 
 
 def is_one_pass(x: Tensor, spec: BranchSpec) -> bool:

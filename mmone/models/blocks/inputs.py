@@ -5,7 +5,7 @@ must do so itself.
 """
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ def obstacle(block: MobileOneBlock, x: Tensor, autocast: torch.dtype | None) -> 
     """
     found = _obstacle(block, x, autocast)
     if found and not is_compiling():
-        conv, _ = next(block.branches())
+        conv: Any = next(block.branches())[0]
         with torch.no_grad():
             conv.forward(x)
     return found

@@ -47,7 +47,7 @@ class BufferSnapshot:
             part._buffers = _copy(buffers)
 
     def __exit__(self, *_: object) -> None:
-        for (part, _), buffers in zip(self._copies, self._own):
+        for (part, _copied), buffers in zip(self._copies, self._own):
             part._buffers = buffers
 
 

@@ -61,7 +61,8 @@ def steps(model):
     return losses, copy.deepcopy(model.state_dict())
 
 
-CASES = covering(list(NORMS), list(FORMS), ['auto', 'separate', 'fused'], [-1, 0, 2], *[[False, True]] * 3)
+CASES = [*covering(list(NORMS), list(FORMS), ['auto', 'separate', 'fused'], [-1, 0, 2], *[[False, True]] * 3),
+         *((norm, 'branches', 'separate', -1, False, True, False) for norm in NORMS)]
 
 
 @pytest.mark.filterwarnings("ignore:branch_mode='fused'")

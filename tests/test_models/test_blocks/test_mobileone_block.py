@@ -157,6 +157,12 @@ def test_a_padding_that_does_not_align_the_branches_is_refused(kernel_size, dila
         MobileOneBlock(4, 4, kernel_size, 1, padding=padding, dilation=dilation)
 
 
+@pytest.mark.parametrize('kernel_size', [2, 4, 0])
+def test_even_kernels_are_refused(kernel_size):
+    with pytest.raises(InputError, match=f'^kernel_size={kernel_size} has no centre tap.* expected an odd one$'):
+        MobileOneBlock(4, 4, kernel_size, 1)
+
+
 @pytest.mark.parametrize('conv_cfg', [
     dict(type='ConvWS'), dict(type='DCNv2', deform_groups=1), dict(type='Conv2d', padding_mode='reflect')], ids=str)
 def test_convolutions_that_cannot_be_folded_are_refused(conv_cfg):
