@@ -26,7 +26,7 @@ EXAMPLES = """\
 example:
   mmone demo
 """
-IMAGES, SEED, VAL_FRACTION = 2000, 0, 0.2
+IMAGES, SEED, VAL_FRACTION = 2500, 0, 0.2
 LATENCY_RUNS = 50
 PICTURES, SCORE_THRESHOLD = 2, 0.3
 NEVER = 10_000  # epochs
@@ -51,9 +51,9 @@ class Task(NamedTuple):
 
 
 TASKS = (
-    Task('classification', 'classification/mobileone-s0_1xb32-10e_shapes-96x96.py', 'accuracy/top1', 1),
-    Task('detection', 'detection/ssdlite_mobileone-s0_1xb16-3e_shapes-160x160.py', 'coco/bbox_mAP_50', 100),
-    Task('segmentation', 'segmentation/mobileone-s0-d8_deeplabv3_1xb16-2e_shapes-96x96.py', 'mIoU', 1),
+    Task('classification', 'classification/mobileone-s0_1xb32-12e_shapes-96x96.py', 'accuracy/top1', 1),
+    Task('detection', 'detection/ssdlite_mobileone-s0_1xb16-4e_shapes-160x160.py', 'coco/bbox_mAP_50', 100),
+    Task('segmentation', 'segmentation/mobileone-s0-d8_deeplabv3_1xb16-3e_shapes-96x96.py', 'mIoU', 1),
 )
 COLUMNS = ('task', 'metric', 'with branches', 'deployed', 'ONNX', 'parameters', 'deployed', 'latency ms', 'deployed',
            'ONNX', 'ONNX file MB', 'seconds')

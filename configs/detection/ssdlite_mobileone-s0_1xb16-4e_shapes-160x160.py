@@ -1,7 +1,7 @@
 # 88.5 mAP@50 on shapes in 184 s on four cores, from the demo's classifier.
 _base_ = [
     '../_base_/models/ssdlite.py', '../_base_/datasets/shapes_det.py',
-    '../_base_/schedules/adamw_3e.py', '../_base_/runtime_det.py'
+    '../_base_/schedules/adamw_4e.py', '../_base_/runtime_det.py'
 ]
 
 # Shapes are 25 to 95 pixels long: four levels will do.
@@ -23,8 +23,5 @@ model = dict(
             min_sizes=[24, 44, 66, 90],
             max_sizes=[44, 66, 90, 120])))
 
-# Some hundred iterations leave no time for a slow average, nor for one of every iteration.
-custom_hooks = [
-    dict(_base_.custom_hooks[0], momentum=0.1, interval=4),
-    *_base_.custom_hooks[1:]
-]
+# Some hundred iterations leave no time for a slow average.
+custom_hooks = [dict(_base_.custom_hooks[0], momentum=0.02), *_base_.custom_hooks[1:]]

@@ -1,7 +1,7 @@
 # 84.61 mIoU on shapes in 168 s on four cores, from the demo's classifier.
 _base_ = [
     '../_base_/models/deeplabv3.py', '../_base_/datasets/shapes_seg.py',
-    '../_base_/schedules/adamw_2e.py', '../_base_/runtime_seg.py'
+    '../_base_/schedules/adamw_3e.py', '../_base_/runtime_seg.py'
 ]
 
 model = dict(
@@ -16,8 +16,5 @@ model = dict(
     decode_head=dict(num_classes=6, channels=64, dilations=(1, 3, 6, 9)),
     auxiliary_head=dict(num_classes=6, channels=64))
 
-# Some hundred iterations leave no time for a slow average, nor for one of every iteration.
-custom_hooks = [
-    dict(_base_.custom_hooks[0], momentum=0.1, interval=4),
-    *_base_.custom_hooks[1:]
-]
+# Some hundred iterations leave no time for a slow average.
+custom_hooks = [dict(_base_.custom_hooks[0], momentum=0.02), *_base_.custom_hooks[1:]]

@@ -1,7 +1,0 @@
-_base_ = 'adamw_200e.py'
-
-# For the generated shapes, in some hundred iterations: a short memory of squared gradients learns in half as many.
-train_cfg = dict(max_epochs=10, val_interval=10)
-optim_wrapper = dict(optimizer=dict(lr=0.003, betas=(0.9, 0.95), weight_decay=0.05))
-warmup_short = dict(_base_.warmup, end=10)
-param_scheduler = [warmup_short, dict(_base_.cosine, end=10)]

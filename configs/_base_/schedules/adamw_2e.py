@@ -1,4 +1,0 @@
-_base_ = 'adamw_3e.py'
-
-train_cfg = dict(max_epochs=2, val_interval=2)
-param_scheduler = [_base_.warmup_short, dict(_base_.cosine, end=2)]
