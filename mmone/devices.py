@@ -7,6 +7,7 @@ import torch
 from mmengine.device import get_device
 
 from .errors import InputError, cause
+from .libraries import build_mmcv
 
 # Where mmengine has mixed precision: AmpOptimWrapper refuses all others.
 _WITH_AMP = ('cuda', 'npu', 'mlu', 'musa')
@@ -76,5 +77,8 @@ def explain(error: Exception, device: str | torch.device) -> InputError | None:
     if match is None:
         return None
     operator = match[str(match.lastgroup)]
+    if match['mmcv'] and str(device).startswith('cuda'):
+        return InputError(f'{device} cannot compute {operator}: mmcv was compiled without CUDA. With its nvcc on the '
+                          f'PATH: {build_mmcv(replace=True)}', parameter='device')
     return InputError(f'{device} cannot compute {operator}, which the model needs: take another device',
                       parameter='device')

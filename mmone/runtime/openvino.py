@@ -33,7 +33,7 @@ def untold() -> Iterator[None]:
 
     Its package for telemetry is kept out, in whose place it has a stub that does nothing. Where OpenVINO was
     imported before, the stub stands in for it in the modules of the converter, which call it ``tm`` (seen in
-    OpenVINO 2024.0 to 2026.4).
+    OpenVINO 2026.4).
     """
     name = 'openvino_telemetry'
     package = sys.modules.get(name)

@@ -39,8 +39,9 @@ def write(graph: Graph, example: Tensor, dynamic: Sequence[str], half: bool, met
 
 
 def _input(ct, example: Tensor):
-    if example.dtype == torch.uint8:
-        return ct.ImageType('images', shape=tuple(example.shape), color_layout=ct.colorlayout.RGB)
+    layouts = {1: ct.colorlayout.GRAYSCALE, 3: ct.colorlayout.RGB}  # of others there are no images
+    if example.dtype == torch.uint8 and example.shape[1] in layouts:
+        return ct.ImageType('images', shape=tuple(example.shape), color_layout=layouts[example.shape[1]])
     return ct.TensorType('images', shape=tuple(example.shape))
 
 
