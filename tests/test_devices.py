@@ -65,6 +65,12 @@ def test_what_a_device_cannot_compute(missing):
         raise MESSAGES[missing]
 
 
+def test_mmcv_without_cuda():
+    with pytest.raises(InputError, match='^cuda:0 cannot compute nms: mmcv was compiled without CUDA.*: pip uninstall'):
+        with computing_on('cuda:0'):
+            raise RuntimeError('nms_impl: implementation for device cuda:0 not found.')
+
+
 @pytest.mark.parametrize('other', [
     RuntimeError('shapes differ'), ValueError('nms_impl: implementation for device x not found')])
 def test_what_is_no_fault_of_the_device(other):

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # The rooms of each floor, the lowest first.
 FLOORS = (
-    ('csrc', 'errors', 'version', 'devices', 'files', 'untrusted', 'formats', 'libraries', 'ranks', 'compat',
+    ('csrc', 'errors', 'version', 'files', 'untrusted', 'formats', 'libraries', 'devices', 'ranks', 'compat',
      'registry'),
     ('checkpoints', 'config', 'runtime'),
     ('complexity', 'pipeline'),
@@ -26,6 +26,7 @@ FLOORS = (
 # Rooms of one floor that import each other's all the same.
 SIDEWAYS = {
     ('devices', 'errors'): 'the ground floor is in order of its list',
+    ('devices', 'libraries'): 'the ground floor is in order of its list',
     ('files', 'errors'): 'the ground floor is in order of its list',
     ('untrusted', 'errors'): 'the ground floor is in order of its list',
     ('libraries', 'errors'): 'the ground floor is in order of its list',

@@ -286,7 +286,8 @@ def _without_orders(checkpoint: dict, filename: str) -> dict:
 
 def _is_order(key: str, value: Any, folder: str) -> bool:
     if re.match('last_ckpt|best_ckpt', str(key)):
-        return not isinstance(value, str) or os.path.dirname(os.path.abspath(value)) != folder
+        return not isinstance(value, str) or not value.endswith('.pth') or (
+            os.path.dirname(os.path.abspath(value)) != folder)
     return key == 'keep_ckpt_ids' and not (isinstance(value, list) and all(isinstance(id, int) for id in value))
 
 

@@ -19,7 +19,7 @@ from mmone.files import sha256
 from mmone.formats import FORMATS
 from mmone.runtime import Runtime, coreml, is_exported, metadata
 
-from .conftest import assert_same, photographs
+from .conftest import NAMES, assert_same, photographs, small
 
 TASKS = ('classification', 'detection', 'segmentation')
 SHAPE = (96, 128)
@@ -264,6 +264,23 @@ class TestCoreml(FormatContract):
         assert (given.type.imageType.width, given.type.imageType.height) == (128, 96)
         assert [output.name for output in model.get_spec().description.output] == report.meta['outputs']
         assert json.loads(model.user_defined_metadata['mmone'])['sha256'] == report.meta['sha256']
+
+    @pytest.mark.parametrize('channels, kind', [(1, 'GRAYSCALE'), (3, 'RGB'), (4, None)])
+    def test_images_of_other_channels(self, build, tmp_path, channels, kind):
+        """Grey is an image too; of other channels it takes floats."""
+        import coremltools
+        cfg = small(NAMES['classification'])
+        cfg.model.backbone.in_channels = channels
+        cfg.data_preprocessor.update(mean=[100.0], std=[50.0], to_rgb=False)
+        path = tmp_path / 'Model.mlpackage'
+        export_model(build(cfg), path, shape=(32, 64))
+        given, = coremltools.models.MLModel(str(path), skip_model_load=True).get_spec().description.input
+        if kind is None:
+            assert list(given.type.multiArrayType.shape) == [1, 4, 32, 64]
+        else:
+            assert given.type.imageType.colorSpace == given.type.imageType.ColorSpace.Value(kind)
+        image = coreml._given(np.zeros((1, channels, 32, 64), np.uint8))
+        assert (image.shape, image.dtype) == ((1, 4, 32, 64), np.float32) if kind is None else image.size == (64, 32)
 
     @by_task
     def test_half_precision_is_for_the_network(self, export, task):
