@@ -38,8 +38,8 @@ def obstacle(block: MobileOneBlock, x: Tensor, autocast: torch.dtype | None) -> 
 
 
 def _obstacle(block: MobileOneBlock, x: Tensor, autocast: torch.dtype | None) -> str | None:
-    if x.is_nested or x.dim() != 4 or x.shape[1] != block.in_channels:
-        return f'the input is not of shape (N, {block.in_channels}, H, W)'
+    if x.is_nested or x.dim() != 4 or x.shape[1] != block.in_channels or 0 in x.shape[1:]:
+        return f'the input is not of shape (N, {block.in_channels}, H, W), with a height and a width'
     if block.stride < 1 or block.dilation < 1:
         return f'stride {block.stride} and dilation {block.dilation} must be positive'
     if is_compiling():  # which checks what it traces

@@ -21,10 +21,13 @@ def _compiled():
 def no_c(monkeypatch):
     """C's functions, which fail the test when they are called."""
 
+    def call(*args):
+        raise AssertionError('C was called')
+
     class Module:
 
         def __getattr__(self, name):
-            raise AssertionError(f'{name} was called')
+            return call
 
     monkeypatch.setattr(compiled, '_ext', Module())
 
@@ -103,7 +106,7 @@ ARGUMENTS = [(name, argument) for name, (_, arguments) in calls().items() for ar
 @pytest.mark.parametrize('name, argument', ARGUMENTS, ids=str)
 def test_every_other_tensor_is_refused(name, argument, no_c):
     function, arguments = calls()[name]
-    with pytest.raises(AssertionError, match='was called'):  # these are taken
+    with pytest.raises(AssertionError, match='C was called'):  # these are taken
         function(*arguments.values())
     right = arguments[argument]
     for other, change in OTHERS.items():

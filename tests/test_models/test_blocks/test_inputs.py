@@ -60,7 +60,7 @@ REFUSED = {
     'float64': torch.randn(2, 8, 8, 8).double(), 'bfloat16': torch.randn(2, 8, 8, 8).bfloat16(),
     'float16': torch.randn(2, 8, 8, 8).half(), 'integers': torch.zeros(2, 8, 8, 8, dtype=torch.int64),
     'bytes': torch.zeros(2, 8, 8, 8, dtype=torch.uint8), 'bools': torch.zeros(2, 8, 8, 8, dtype=torch.bool),
-    'complex': torch.randn(2, 8, 8, 8, dtype=torch.complex64), 'another device': torch.empty(2, 8, 8, 8, device='meta'),
+    'complex': torch.randn(2, 8, 8, 8, dtype=torch.complex64),
     'no rows': torch.randn(2, 8, 0, 8), 'sparse': torch.randn(2, 8, 8, 8).to_sparse(),
     'quantized': torch.quantize_per_tensor(torch.randn(2, 8, 8, 8), 0.1, 0, torch.quint8),
 }
@@ -77,6 +77,12 @@ def test_what_a_convolution_refuses_is_refused_by_its_error(x, kind, moved):
         block(x)
     assert str(found.value) == str(expected.value)
     assert_same_buffers(block, before)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_an_input_on_another_device_is_for_pytorch_to_refuse(kind, every):
+    found = [outcome(block, torch.empty(2, 8, 8, 8, device='meta')) for block in every(kind).values()]
+    assert len({(type(one), str(one)) for one in found}) == 1 and isinstance(found[0], RuntimeError)
 
 
 @pytest.mark.parametrize('kind', KINDS)
