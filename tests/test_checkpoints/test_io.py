@@ -1,12 +1,15 @@
-"""Reading untrusted files."""
+"""Reading untrusted files; test_doors has what such a file does at each of the doors."""
+import codecs
 import os
+import pickle
+import warnings
 
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer, MessageHub
 
 from mmone import InputError
-from mmone.checkpoints.io import read_checkpoint, write_checkpoint
+from mmone.checkpoints.io import read_checkpoint, state_dict_of, write_checkpoint
 
 
 class Evil:
@@ -81,3 +84,87 @@ def test_written_files_have_the_usual_permissions(tmp_path):
     write_checkpoint(dict(a=1), tmp_path / 'a.pth')
     (tmp_path / 'b').touch()
     assert (tmp_path / 'a.pth').stat().st_mode == (tmp_path / 'b').stat().st_mode
+
+
+@pytest.mark.parametrize('protocol', [2, 3, 4, 5])
+def test_weights_of_any_protocol_are_read(tmp_path, protocol):
+    content = dict(state_dict={'a': torch.arange(6.).view(2, 3)}, epoch=3, name='x' * 300)
+    torch.save(content, tmp_path / 'a.pth', pickle_protocol=protocol)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        read = read_checkpoint(tmp_path / 'a.pth')
+    assert torch.equal(read['state_dict']['a'], content['state_dict']['a'])
+    assert (read['epoch'], read['name']) == (3, 'x' * 300)
+
+
+class Changes:
+    """Gives a class another attribute."""
+
+    def __reduce__(self):
+        return getattr, (HistoryBuffer, 'mean'), (None, dict(__doc__='changed'))
+
+
+def test_nothing_of_the_process_is_changed(tmp_path):
+    before = HistoryBuffer.mean.__doc__
+    torch.save(dict(a=Changes()), tmp_path / 'a.pth', pickle_protocol=4)
+    with pytest.raises(InputError, match='could run code'):
+        read_checkpoint(tmp_path / 'a.pth')
+    assert HistoryBuffer.mean.__doc__ == before
+
+
+@pytest.mark.parametrize('content, words', [
+    (b'<!DOCTYPE html><html><body>404</body></html>', 'is a web page'),
+    (b'  <html>', 'is a web page'),
+    (b'version https://git-lfs.github.com/spec/v1\noid sha256:0\n', 'a pointer of Git LFS'),
+    (b'{"error": "not found"}', "a server's error message"),
+    (b'PK\x03\x04' + bytes(1000), 'truncated'),
+    (pickle.dumps('text', 4), 'no PyTorch checkpoint'),
+    (b'\x80\x04\x95', 'no PyTorch checkpoint'),
+    (b'\x80\x02' + b'}' * 10 + b'.', 'no PyTorch checkpoint'),
+    (codecs.BOM_UTF8, 'no PyTorch checkpoint'),
+])
+def test_other_files_are_named(tmp_path, content, words):
+    (tmp_path / 'a.pth').write_bytes(content)
+    with pytest.raises(InputError, match=words) as error:
+        read_checkpoint(tmp_path / 'a.pth')
+    assert error.value.parameter is None and '\n' not in str(error.value) and len(str(error.value)) < 400
+
+
+def test_more_values_than_the_file_holds(tmp_path):
+    torch.save(dict(a=torch.zeros(1).expand(1 << 40)), tmp_path / 'a.pth')
+    with pytest.raises(InputError, match='a has 1,099,511,627,776 values, more than the file holds'):
+        read_checkpoint(tmp_path / 'a.pth')
+
+
+@pytest.mark.parametrize('value', [
+    torch.zeros(2).to(torch.bfloat16), torch.zeros(2, dtype=torch.complex64), torch.eye(3).to_sparse(),
+    torch.quantize_per_tensor(torch.zeros(2), 1.0, 0, torch.qint8), 'text', None, torch.zeros(0), torch.tensor(True)
+], ids=lambda value: str(getattr(value, 'dtype', value)))
+def test_values_of_any_kind_are_read(tmp_path, value):
+    torch.save(dict(a=value), tmp_path / 'a.pth')
+    assert str(read_checkpoint(tmp_path / 'a.pth')['a']) == str(value)
+
+
+WEIGHTS = {'stem.weight': torch.zeros(2), 'stem.num_batches_tracked': torch.tensor(0)}
+
+
+@pytest.mark.parametrize('checkpoint', [
+    WEIGHTS,
+    dict(state_dict=WEIGHTS, optimizer=dict(state={})),
+    {'state_dict': WEIGHTS, 'pytorch-lightning_version': '2.0', 'hyper_parameters': dict(model='x')},
+    dict(model=WEIGHTS, state_dict_ema=None),
+    dict(model={'x.weight': torch.ones(1)}, ema=dict(module=WEIGHTS, updates=3)),
+    dict(state_dict={'x.weight': torch.ones(1)}, model_ema={f'module.{key}': value for key, value in WEIGHTS.items()}
+         | dict(n_averaged=torch.tensor(3))),
+    dict(model=dict(state_dict=WEIGHTS), ema=dict(decay=0.9)),
+    {f'module._orig_mod.{key}': value for key, value in WEIGHTS.items()},
+    {f'_orig_mod.module.{key}': value for key, value in WEIGHTS.items()} | dict(steps=torch.tensor([3])),
+])
+def test_containers_and_wrappers_are_taken_off(checkpoint):
+    assert state_dict_of(checkpoint) == WEIGHTS
+
+
+def test_a_container_of_itself():
+    checkpoint = dict(state_dict={})
+    checkpoint['state_dict']['model'] = checkpoint
+    state_dict_of(checkpoint)
