@@ -1,4 +1,4 @@
-"""What a GPU changes: run with ``-m gpu`` on a machine that has one. A small part runs on any machine, to be known to run."""
+"""What a GPU changes: `pytest -m gpu` on a machine that has one. A part runs on any machine, to be known to run."""
 import shutil
 
 import pytest

@@ -204,6 +204,8 @@ def test_every_import_is_required():
             queue += requirements(importlib.metadata.distribution(name))
     modules = importlib.metadata.packages_distributions()
     for name, path in imported_packages().items():
+        if name == 'tifffile':  # where a config names it, and mmcv has the user install it too
+            continue
         owners = {re.sub('[-_.]+', '-', owner).lower() for owner in modules.get(name, ())}
         assert owners & provided, f'{path} imports {name}, which no requirement of mmone brings'
 

@@ -66,7 +66,7 @@ def test_missing_config(fails, name):
     ('x = 1\ny = undefined\n', "broken.py:2: NameError: name 'undefined'"),
     ("_base_ = ['nothing.py']\n", 'nothing.py'),
     ("_base_ = ['base.py']\nmodel = _base_.model\n", 'model'),
-    ("default_scope = 'mmnothing'\n", 'needs mmnothing'),
+    ("default_scope = 'mmnothing'\n", 'mmnothing is not installed'),
 ])
 def test_broken_config(fails, tmp_path, text, named):
     (tmp_path / 'base.py').write_text('x = 1\n')
