@@ -7,6 +7,7 @@ from mmengine.runner.checkpoint import load_checkpoint, load_state_dict
 from torch import nn
 
 from mmone import InputError
+from mmone.checkpoints import SOURCES, rename
 from mmone.models import MobileOne
 from tests.conftest import TINY
 
@@ -204,3 +205,123 @@ def test_a_counter_that_old_checkpoints_lack_may_be_missing():
     state_dict = {k: v for k, v in Detector().state_dict().items() if 'num_batches' not in k}
     load_state_dict(Detector(), state_dict)
     load_state_dict(Detector(deploy=True), state_dict)
+
+
+# Not strict: as PyTorch has it, but for the weights of this backbone
+
+
+def test_a_head_alone():
+    model, before = Detector(), Detector().state_dict()
+    model.load_state_dict(before)
+    head = {'head.weight': torch.ones(3, 3), 'head.bias': torch.ones(3)}
+    result = model.load_state_dict(head, strict=False)
+    assert set(result.missing_keys) == {key for key in before if key not in head} and not result.unexpected_keys
+    assert torch.equal(model.head.weight, head['head.weight'])
+    load_state_dict(model, head)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items() if key not in head)
+    with pytest.raises(RuntimeError, match='Missing key.*backbone.stage0'):
+        model.load_state_dict(head)
+
+
+class WithAdapters(MobileOne):
+    """Has layers of somebody's own, beside the stages and in a block."""
+
+    def __init__(self, **kwargs):
+        super().__init__(TINY, **kwargs)
+        self.adapter = nn.Conv2d(64, 64, 1)
+        self.stage1[0].lora = nn.Linear(2, 2)
+
+
+@pytest.mark.parametrize('prefix', ['', 'backbone.'])
+def test_adapters(prefix, save):
+    plain, model = MobileOne(TINY), WithAdapters()
+    whole = nn.ModuleDict(dict(backbone=model)) if prefix else model
+    adapters = {f'{prefix}{key}': torch.ones_like(value) for key, value in model.state_dict().items()
+                if 'adapter' in key or 'lora' in key}
+    assert len(adapters) == 4
+    assert not whole.load_state_dict(adapters, strict=False).unexpected_keys
+    assert (model.adapter.weight == 1).all() and (model.stage1[0].lora.bias == 1).all()
+    # The backbone's own weights without them, and them into a backbone without.
+    own = {prefix + key: value for key, value in plain.state_dict().items()}
+    assert set(whole.load_state_dict(own, strict=False).missing_keys) == set(adapters)
+    assert torch.equal(model.stage4[1].branch_scale.conv.weight, plain.stage4[1].branch_scale.conv.weight)
+    load_checkpoint(whole, str(save(own)))
+    with pytest.raises(RuntimeError, match='adapter'):
+        whole.load_state_dict(own)
+    other = nn.ModuleDict(dict(backbone=MobileOne(TINY))) if prefix else MobileOne(TINY)
+    assert set(other.load_state_dict({**own, **adapters}, strict=False).unexpected_keys) == set(adapters)
+
+
+def test_a_backbone_by_itself_and_what_is_none_of_it():
+    backbone = MobileOne(TINY)
+    for state_dict in ({}, {'head.fc.weight': torch.zeros(1)}, {'layer1.0.conv1.weight': torch.zeros(1)}):
+        result = backbone.load_state_dict(state_dict, strict=False)
+        assert len(result.missing_keys) == len(backbone.state_dict())
+        assert result.unexpected_keys == list(state_dict)
+        with pytest.raises((InputError, RuntimeError)):
+            backbone.load_state_dict(state_dict)
+    load_state_dict(backbone, {'head.fc.weight': torch.zeros(1), 'bbox_head.a.weight': torch.zeros(1)})
+    with pytest.raises(InputError, match='no weights for the MobileOne backbone'):
+        load_state_dict(backbone, {'layer1.0.conv1.weight': torch.zeros(1)})
+
+
+@pytest.mark.parametrize('name', SOURCES)
+def test_a_whole_classifier_is_not_strictly_a_backbone(name):
+    whole = {f'backbone.{key}': value for key, value in MobileOne(TINY).state_dict().items()}
+    whole['head.fc.weight'] = torch.zeros(7, 64)
+    backbone = MobileOne(TINY)
+    before = copy.deepcopy(backbone.state_dict())
+    theirs = rename(whole, SOURCES['mmpretrain'], SOURCES[name])
+    with pytest.raises(InputError, match='head.fc.weight has no place in a backbone: load them with strict=False'):
+        backbone.load_state_dict(theirs)
+    assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
+    assert backbone.load_state_dict(theirs, strict=False).unexpected_keys == ['head.fc.weight']
+    del theirs[next(key for key in theirs if 'head' in key or 'linear' in key or 'classifier' in key)]
+    backbone.load_state_dict(theirs)
+    assert torch.equal(backbone.stage0.branch_scale.conv.weight, whole['backbone.stage0.branch_scale.conv.weight'])
+
+
+class Net(nn.Module):
+    """Somebody's own, which has the backbone under a name of its own."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.add_module(name, MobileOne(TINY))
+        self.decoder = nn.Linear(1, 1)
+
+
+@pytest.mark.parametrize('name', ['encoder', 'model', 'mobileone'])
+@pytest.mark.parametrize('decoder', [True, False])
+def test_a_model_of_other_names_keeps_them(name, decoder, save, tmp_path):
+    """Though they are those that wrappers have: its own checkpoints load, in files of any shape."""
+    source = Net(name)
+    state_dict = {key: value for key, value in source.state_dict().items() if decoder or 'decoder' not in key}
+    torch.save(state_dict, tmp_path / 'bare.pth')
+    for path in (save(state_dict), tmp_path / 'bare.pth'):
+        model = Net(name)
+        load_checkpoint(model, str(path))
+        loaded = model.state_dict()
+        assert all(torch.equal(loaded[key], value) for key, value in state_dict.items())
+
+
+def test_weights_under_another_name_do_not_go_unnoticed(save):
+    """A file has them, the model that they are for asks for others: not strict, nobody would see it."""
+    model = Net('mobileone')
+    for prefix in ('', 'backbone.', 'encoder.', 'student.backbone.'):
+        path = save({prefix + key: value for key, value in MobileOne(TINY).state_dict().items()})
+        with pytest.raises(InputError, match=f'has no weights for the MobileOne backbone.*set prefix={prefix!r}'):
+            load_checkpoint(model, str(path))
+
+
+def test_a_prefix_that_is_not_there(save):
+    for state_dict in (Detector().state_dict(), {'layer1.weight': torch.zeros(1)}):
+        model = MobileOne(TINY, init_cfg=dict(type='Pretrained', checkpoint=str(save(state_dict)), prefix='student.'))
+        with pytest.raises(InputError, match="has nothing under prefix='student.'"):
+            model.init_weights()
+
+
+def test_nothing_to_initialize_from(save):
+    for state_dict in ({}, {'head.fc.weight': torch.zeros(1)}, {'layer1.weight': torch.zeros(1)}):
+        model = MobileOne(TINY, init_cfg=dict(type='Pretrained', checkpoint=str(save(state_dict))))
+        with pytest.raises(InputError, match='has no weights for the MobileOne backbone'):
+            model.init_weights()
