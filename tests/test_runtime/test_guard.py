@@ -2,6 +2,7 @@
 import copy
 import json
 import os
+import re
 import zipfile
 from pathlib import Path
 
@@ -175,7 +176,8 @@ CHANGES = dict(
     function=_text(b'torch.ops.aten.avg_pool2d.default', b'torch.os.system'),
     method=_text(b'torch.ops.aten.avg_pool2d.default', b'_operator.methodcaller'),
     file=_text(b'torch.ops.aten.avg_pool2d.default', b'torch.ops.aten.from_file.default'),
-    guard=_text(b'"guards_code": [', b'"guards_code": ["' + RUNS + b'",'),
+    guard=lambda name, content, evil: (name, re.sub(  # a list that is empty needs no comma
+        rb'"guards_code": \[(?=(\]?))', lambda found: found[0] + b'"' + RUNS + (b'"' if found[1] else b'",'), content)),
     formula=_text(b'{"as_int": 32}', b'{"as_expr": {"expr_str": "' + RUNS + b'", "hint": {"as_int": 32}}}'),
     names=_text(b'"images"', b'"images=' + RUNS + b'"'),
 )
