@@ -151,7 +151,7 @@ def _rewritten(path, change):
     with zipfile.ZipFile(path, 'w') as archive:
         for name, content in [*members, (f'{root}/', b'')]:
             changed = change(name, content)
-            if changed is not None:
+            if changed is not None and changed[0][-1] != '/':  # which stands for a file that is added
                 archive.writestr(*changed)
 
 
