@@ -27,8 +27,8 @@ from .version import __version__
 
 # module -> (minimum, first unsupported). What mmdet and mmsegmentation refuse beyond is theirs to refuse.
 SUPPORTED = {
-    'mmengine': ('0.8.0', '1.0.0'),
-    'mmcv': ('2.0.0', '3.0.0'),
+    'mmengine': ('0.10.4', '1.0.0'),
+    'mmcv': ('2.1.0', '3.0.0'),
 }
 
 
@@ -61,7 +61,7 @@ def _check_numpy() -> None:
 def parse_option(value: str):
     """The Python value of an override's text, as mmengine's own command lines read it.
 
-    ``DictAction._parse_iterable``, seen in mmengine 0.8 to 0.10.
+    ``DictAction._parse_iterable``, seen in mmengine 0.10.
     """
     return DictAction._parse_iterable(value)
 
@@ -69,7 +69,7 @@ def parse_option(value: str):
 def registered_loaders() -> dict:
     """mmengine's checkpoint loaders by the prefix of the names that they are for.
 
-    ``CheckpointLoader._schemes``, seen in mmengine 0.8 to 0.10.
+    ``CheckpointLoader._schemes``, seen in mmengine 0.10.
     """
     return dict(CheckpointLoader._schemes)
 
@@ -77,7 +77,7 @@ def registered_loaders() -> dict:
 def built_loops(runner: Runner) -> dict[str, BaseLoop]:
     """The loops that a runner has built so far, by ``'train'``, ``'val'`` and ``'test'``.
 
-    ``Runner._train_loop`` and so on, configs until they are built, seen in mmengine 0.8 to 0.10;
+    ``Runner._train_loop`` and so on, configs until they are built, seen in mmengine 0.10;
     the public properties build them.
     """
     found = {phase: getattr(runner, f'_{phase}_loop') for phase in ('train', 'val', 'test')}
@@ -87,7 +87,7 @@ def built_loops(runner: Runner) -> dict[str, BaseLoop]:
 def endless_iterator(loader: DataLoader) -> Iterator:
     """mmengine's iterator for training by iterations, which begins again when the data end.
 
-    ``mmengine.runner.loops._InfiniteDataloaderIterator``, seen in mmengine 0.8 to 0.10.
+    ``mmengine.runner.loops._InfiniteDataloaderIterator``, seen in mmengine 0.10.
     """
     return loops._InfiniteDataloaderIterator(loader)
 
@@ -95,7 +95,7 @@ def endless_iterator(loader: DataLoader) -> Iterator:
 def restart_sampler(sampler: Sampler) -> None:
     """Let a sampler go by its ``seed`` from the beginning: an endless one has begun. Others do it anyway.
 
-    ``InfiniteSampler._indices_of_rank``, seen in mmengine 0.8 to 0.10.
+    ``InfiniteSampler._indices_of_rank``, seen in mmengine 0.10.
     """
     if isinstance(sampler, InfiniteSampler):  # mmdet's MultiSourceSampler has another of that name
         sampler.indices = sampler._indices_of_rank()
@@ -104,7 +104,7 @@ def restart_sampler(sampler: Sampler) -> None:
 def takes_rgb(preprocessor: nn.Module) -> bool:
     """Whether the network behind a library's data preprocessor takes RGB; images are read as BGR.
 
-    ``ImgDataPreprocessor._channel_conversion``, seen in mmengine 0.8 to 0.10 and so in mmdet;
+    ``ImgDataPreprocessor._channel_conversion``, seen in mmengine 0.10 and so in mmdet;
     mmpretrain and mmseg have public names for it.
     """
     return any(getattr(preprocessor, name, False)
@@ -184,7 +184,7 @@ PythonUnpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]
 def weights_only_globals() -> dict[str, object]:
     """What PyTorch's own weights-only reading allows, by the names that pickles have for it.
 
-    ``torch._weights_only_unpickler._get_allowed_globals``, seen in PyTorch 1.13 to 2.11; used where
+    ``torch._weights_only_unpickler._get_allowed_globals``, seen in PyTorch 2.1 to 2.11; used where
     PyTorch's own reading cannot be: below 2.6, and for other protocols of pickle than 2.
     """
     return torch._weights_only_unpickler._get_allowed_globals()
@@ -214,6 +214,7 @@ def ordinary_keys(device: str) -> tuple[int, int]:
 
 # Not asked while tracing, which old versions of torch.compile cannot.
 IS_COMPILING_IS_PUBLIC = hasattr(getattr(torch, 'compiler', None), 'is_compiling')
+IS_EXPORTING_IS_KNOWN = hasattr(getattr(torch, 'compiler', None), 'is_exporting')
 
 
 def is_compiling() -> bool:
@@ -222,3 +223,8 @@ def is_compiling() -> bool:
     Public since torch 2.3; before, ``torch._utils.is_compiling``, seen in torch 2.1 and 2.2.
     """
     return torch.compiler.is_compiling() if IS_COMPILING_IS_PUBLIC else torch._utils.is_compiling()
+
+
+def is_exporting() -> bool:
+    """Whether torch.export is tracing the code that asks; never before torch 2.7, which does not tell."""
+    return IS_EXPORTING_IS_KNOWN and torch.compiler.is_exporting()

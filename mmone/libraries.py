@@ -15,9 +15,9 @@ from .errors import InputError
 TASKS = {'mmpretrain': 'classification', 'mmdet': 'detection', 'mmseg': 'segmentation'}
 # These use mmcv's Python code alone, which mmcv-lite has too.
 WITHOUT_OPERATORS = ('mmpretrain', 'mmone')
-MMCV = 'mmcv>=2.0.0,<2.2.0'  # mmdet 3.3 and mmsegmentation 1.2 refuse 2.2
+MMCV = 'mmcv>=2.1.0,<2.2.0'  # mmdet 3.3 and mmsegmentation 1.2 refuse 2.2
 # What pip is asked for, where it is not called as the module is. mmengine imports pkg_resources.
-DISTRIBUTIONS = {'mmengine': 'mmengine>=0.8.0,<1.0.0', 'mmcv': 'mmcv-lite>=2.0.0,<2.2.0', 'mmseg': 'mmsegmentation',
+DISTRIBUTIONS = {'mmengine': 'mmengine>=0.10.4,<1.0.0', 'mmcv': 'mmcv-lite>=2.1.0,<2.2.0', 'mmseg': 'mmsegmentation',
                  'pkg_resources': 'setuptools<82', 'cv2': 'opencv-python', 'PIL': 'pillow', 'yaml': 'pyyaml'}
 # The same of OpenMMLab's maintained fork.
 FORK = {'mmengine': 'onedl-mmengine', 'mmcv': 'onedl-mmcv', 'mmpretrain': 'onedl-mmpretrain',

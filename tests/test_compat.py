@@ -33,9 +33,9 @@ def needed(function, library):
 
 
 @pytest.mark.parametrize('mmengine, mmcv, refused', [
-    ('0.8.0', '2.0.0', None), ('0.10.12', '2.3.6', None), ('0.10.7', None, None),
-    ('0.7.4', '2.1.0', 'mmengine>=0.8.0,<1.0.0, found 0.7.4: pip install'), ('1.0.0', '2.1.0', 'found 1.0.0'),
-    ('0.10.7', '1.7.2', 'mmcv>=2.0.0,<3.0.0, found 1.7.2: pip '), ('0.10.7', '3.0.0', 'found 3.0.0')])
+    ('0.10.4', '2.1.0', None), ('0.10.12', '2.3.6', None), ('0.10.7', None, None),
+    ('0.10.3', '2.1.0', 'mmengine>=0.10.4,<1.0.0, found 0.10.3: pip install'), ('1.0.0', '2.1.0', 'found 1.0.0'),
+    ('0.10.7', '2.0.1', 'mmcv>=2.1.0,<3.0.0, found 2.0.1: pip '), ('0.10.7', '3.0.0', 'found 3.0.0')])
 def test_versions_are_those_of_the_modules(monkeypatch, mmengine, mmcv, refused):
     """Which distribution has brought them is all the same, and the backbone works without mmcv."""
     for name, version in (('mmengine', mmengine), ('mmcv', mmcv)):

@@ -34,7 +34,7 @@ def find_spec(cls, name, path=None, target=None):
 PathFinder.find_spec = classmethod(find_spec)
 '''
 BUILD = ('pip install "setuptools<82" wheel ninja && '
-         'pip install --no-build-isolation --no-cache-dir "mmcv>=2.0.0,<2.2.0"')
+         'pip install --no-build-isolation --no-cache-dir "mmcv>=2.1.0,<2.2.0"')
 REBUILD = f'pip uninstall -y mmcv mmcv-lite && {BUILD}'
 
 
@@ -87,12 +87,12 @@ for command, given in {arguments!r}.items():
     assert len(lines) == len(arguments)
     for command, line in zip(arguments, lines):
         assert line == f'{command} 2 mmone {command}: error: mmone needs mmengine, not installed here: ' \
-                       'pip install "mmengine>=0.8.0,<1.0.0"'
+                       'pip install "mmengine>=0.10.4,<1.0.0"'
 
 
 def test_modules_say_how_to_install_what_they_import(tmp_path):
     """And to nobody else: whoever looks for mmengine by other means finds nothing, as without mmone."""
-    told = 'mmone needs mmengine, not installed here: pip install "mmengine>=0.8.0,<1.0.0"'
+    told = 'mmone needs mmengine, not installed here: pip install "mmengine>=0.10.4,<1.0.0"'
     assert run('''
 import mmone
 missing.add('mmengine')
@@ -213,7 +213,7 @@ told('mmdet')
 ''', tmp_path)
     torch_version, mmcv_version = (importlib.metadata.version(name) for name in ('torch', 'mmcv'))
     assert lines == [
-        'mmpretrain needs mmcv, not installed here: pip install "mmcv-lite>=2.0.0,<2.2.0"',
+        'mmpretrain needs mmcv, not installed here: pip install "mmcv-lite>=2.1.0,<2.2.0"',
         f'mmdet needs mmcv with its compiled operators, which is not installed: {BUILD}',
         f'mmdet needs the compiled operators of mmcv, and mmcv {mmcv_version} was installed without: {REBUILD}',
         f'the operators of mmcv {mmcv_version} were not compiled for torch {torch_version} (_ext.so: file too short): '
@@ -229,7 +229,7 @@ told('mmdet')
     (raised_in('mmdet', AssertionError('MMCV==2.2.0 is used but incompatible.')), 'mmpretrain',  # which imports mmdet
      f'mmdet 3.3.0 refuses mmcv 2.2.0: {REBUILD}'),
     (AssertionError('MMEngine==0.7.0 is used but incompatible.'), 'mmpretrain',
-     'mmpretrain 1.2.0 refuses mmengine 0.7.0: pip install "mmengine>=0.8.0,<1.0.0"'),
+     'mmpretrain 1.2.0 refuses mmengine 0.7.0: pip install "mmengine>=0.10.4,<1.0.0"'),
     (AssertionError('ball_query_forward miss in module _ext'), 'mmdet',
      'the operators of mmcv 2.1.0 were not compiled for torch 2.11.0 (ball_query_forward miss in module _ext): '
      + REBUILD),

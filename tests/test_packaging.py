@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from mmone import compat
 from mmone.libraries import FORK
 
 ROOT = Path(__file__).parent.parent
@@ -141,8 +142,21 @@ def test_metadata(wheel):
     }
     assert {'onnx', 'onnxruntime', 'openvino', 'coremltools', 'torchvision'} == set(extras['export'])
     assert {'pytest', 'timm'} < set(extras['tests'])
-    assert str(extras['mim']['mmcv'].specifier) == str(extras['mmcv-lite']['mmcv-lite'].specifier) == '<2.2.0,>=2.0.0'
-    assert str(extras['backbone']['mmengine'].specifier) == '<1.0.0,>=0.8.0'
+    assert str(extras['mim']['mmcv'].specifier) == str(extras['mmcv-lite']['mmcv-lite'].specifier) == '<2.2.0,>=2.1.0'
+    assert str(extras['backbone']['mmengine'].specifier) == '<1.0.0,>=0.10.4'
+
+
+def test_lower_bounds_are_what_the_lowest_stack_tests(wheel):
+    text = (ROOT / 'requirements' / 'constraints-lowest.txt').read_text()
+    pins = dict(re.findall(r'^(\S+)==(\S+)$', text, re.MULTILINE))
+    distribution, = importlib.metadata.distributions(path=[str(wheel)])
+    bounds = {requirement.name: specifier.version for requirement in map(Requirement, distribution.requires)
+              for specifier in requirement.specifier if specifier.operator == '>='}
+    assert bounds.keys() >= {'torch', 'mmengine', 'mmcv', 'mmcv-lite', 'mmpretrain', 'mmdet', 'mmsegmentation'}
+    assert bounds == {name: pins[name.removesuffix('-lite')] for name in bounds}
+    assert {name: bounds[name] for name in compat.SUPPORTED} == {
+        name: minimum for name, (minimum, _) in compat.SUPPORTED.items()}
+    assert f'tried with {distribution.metadata["Requires-Python"].removeprefix(">=")}:' in text.splitlines()[0]
 
 
 def test_editable_links_to_the_source(build, tmp_path):

@@ -22,7 +22,7 @@ from mmengine.utils import digit_version
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from mmone.compat import dispatch_keys, is_compiling, ordinary_keys
+from mmone.compat import dispatch_keys, is_compiling, is_exporting, ordinary_keys
 
 from . import compiled, inputs, obstacles, reparam
 from .branch_statistics import (
@@ -58,7 +58,9 @@ def forward_block(block: 'MobileOneBlock', x: Tensor) -> Tensor | None:
     Warns:
         UserWarning: If ``branch_mode`` is ``'fused'`` and something is in the way.
     """
-    if block.branch_mode == 'separate' or is_compiling() and (block.branch_mode == 'auto' or not TRACEABLE):
+    # Of a function with a backward pass of its own, torch.export writes down the forward pass alone.
+    if block.branch_mode == 'separate' or is_exporting() or (
+            is_compiling() and (block.branch_mode == 'auto' or not TRACEABLE)):
         return None
     obstacle = obstacles.to_fusing(block, x) or inputs.obstacle(block, x, _autocast_dtype(x))
     if obstacle:

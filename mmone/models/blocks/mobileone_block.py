@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils.checkpoint import checkpoint
 
-from mmone.compat import is_compiling, is_transforming
+from mmone.compat import is_compiling, is_exporting, is_transforming
 from mmone.errors import InputError
 
 from . import obstacles, reparam
@@ -207,6 +207,8 @@ class MobileOneBlock(BaseModule):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) → (N, C_out, ceil(H / stride), ceil(W / stride))."""
         if not (self.with_cp and isinstance(x, Tensor) and x.requires_grad) or is_transforming():
+            return self._forward(x)
+        if is_exporting():  # a program that is written down recomputes nothing
             return self._forward(x)
         if is_compiling():  # what is recomputed then has no side effects
             return checkpoint(self._forward, x, use_reentrant=False)
