@@ -56,7 +56,7 @@ def scratch_folder(path: str | Path, salvage: Callable[[Path], None] = lambda fo
         InputError: If it cannot be made, or another process is using it.
     """
     path = Path(path).absolute()
-    folder = path.with_name(f'.{path.name}.partial')
+    folder = _scratch(path)
     lock = _lock(folder, path)
     try:
         old = folder / f'{path.name}.old'
@@ -70,6 +70,10 @@ def scratch_folder(path: str | Path, salvage: Callable[[Path], None] = lambda fo
         shutil.rmtree(folder, ignore_errors=True)
         if lock is not None:
             os.close(lock)
+
+
+def _scratch(path: Path) -> Path:
+    return path.with_name(f'.{path.name}.partial')
 
 
 def _lock(folder: Path, path: Path) -> int | None:
@@ -124,7 +128,13 @@ def written_whole(path: str | Path) -> Iterator[Path]:
 def remove_leftovers(folder: str | Path) -> None:
     """Remove what killed processes left of the files that they were writing in a folder."""
     for scratch in Path(folder).glob('.?*.partial'):
-        with suppress(InputError), scratch_folder(scratch.with_name(scratch.name[1:-len('.partial')])):
+        remove_leftover(scratch.with_name(scratch.name[1:-len('.partial')]))
+
+
+def remove_leftover(path: Path) -> None:
+    """Remove what a killed process left beside the file or folder that it was writing."""
+    if _scratch(path).exists():
+        with suppress(InputError), scratch_folder(path):
             pass
 
 
@@ -152,9 +162,8 @@ def temporary_files() -> Iterator[None]:
         for name, value in outside.items():
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
         if lock is not None:
-            with suppress(OSError):  # not empty: its lock goes with the process
-                folder.rmdir()
-                os.close(lock)
+            shutil.rmtree(folder, ignore_errors=True)  # with what libraries leave to the end of the process
+            os.close(lock)
 
 
 def _temporary_base() -> Path:

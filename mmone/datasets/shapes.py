@@ -38,7 +38,7 @@ import numpy as np
 from PIL import Image
 
 from mmone.errors import InputError
-from mmone.files import publish, scratch_folder
+from mmone.files import publish, remove_leftover, scratch_folder
 
 # Sorted, since mmpretrain numbers class folders in that order: one number in all annotations.
 CLASSES = ('circle', 'cross', 'square', 'star', 'triangle')
@@ -402,6 +402,7 @@ def make_dataset(out: str | os.PathLike, images: int, seed: int = 0, size: int =
     wanted = dict(_GENERATOR, images=images, seed=seed, size=size, val_fraction=val_fraction)
     made = _read_marker(out)
     if made == wanted:
+        remove_leftover(out)
         return False
     if out.exists() and not out.is_dir():
         raise InputError(f'{out} exists and is not a folder')
