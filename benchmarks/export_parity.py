@@ -72,8 +72,9 @@ def random_checkpoint(name: str, path: Path) -> None:
             if isinstance(layer, nn.Conv2d):
                 nn.init.normal_(layer.weight, std=4 / layer.weight[0].numel()**0.5)
     with torch.no_grad():
-        images = [make_sample(2, i, 224).image.transpose(2, 0, 1) for i in range(8)]
-        model.train()(torch.from_numpy(np.stack(images)).sub(118.0).div(58.0), mode='tensor')
+        images = torch.from_numpy(np.stack([make_sample(2, i, 224).image.transpose(2, 0, 1) for i in range(8)]))
+        channels = [i % 3 for i in range(cfg.model.backbone.get('in_channels', 3))]
+        model.train()(images[:, channels].sub(118.0).div(58.0), mode='tensor')
         for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 # Channels that hardly vary in so few images would magnify rounding, PyTorch's too.

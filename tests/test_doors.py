@@ -47,11 +47,16 @@ def here(place, tmp_path, monkeypatch):
     assert not (place[0] / 'ran').exists(), 'what a file says was done'
 
 
+class Quiet(http.server.SimpleHTTPRequestHandler):
+
+    def log_message(self, *args):
+        pass
+
+
 @pytest.fixture(scope='module')
 def address(place):
     """Where the folder's files are on the web."""
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=place[0])
-    handler.func.log_message = lambda *args: None
+    handler = functools.partial(Quiet, directory=place[0])
     with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f'http://127.0.0.1:{server.server_address[1]}'

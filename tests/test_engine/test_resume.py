@@ -1,7 +1,7 @@
 """Which checkpoint a training goes on from."""
 import pytest
 import torch
-from mmengine.fileio import LocalBackend, register_backend
+from mmengine.fileio import LocalBackend, io
 from mmengine.fileio.backends import registry_utils
 from mmengine.runner.checkpoint import CheckpointLoader
 
@@ -72,9 +72,11 @@ def storage(tmp_path, monkeypatch):
         def get(self, filepath):
             return (tmp_path / filepath.partition('://')[2]).read_bytes()
 
-    monkeypatch.setattr(registry_utils, 'backends', dict(registry_utils.backends))
-    monkeypatch.setattr(registry_utils, 'prefix_to_backends', dict(registry_utils.prefix_to_backends))
-    register_backend('petrel', Storage, force=True)
+    # In place: mmengine has both under other names too, and keeps the back ends that it has made.
+    monkeypatch.setitem(registry_utils.backends, 'petrel', Storage)
+    for prefix in ('s3', 'petrel'):
+        monkeypatch.setitem(registry_utils.prefix_to_backends, prefix, Storage)
+    monkeypatch.setattr(io, 'backend_instances', {})
     (tmp_path / 'bucket').mkdir()
     return tmp_path / 'bucket'
 

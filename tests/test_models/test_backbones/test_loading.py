@@ -210,12 +210,17 @@ def test_a_counter_that_old_checkpoints_lack_may_be_missing():
 # Not strict: as PyTorch has it, but for the weights of this backbone
 
 
+def _missed(state_dict):
+    """The keys that PyTorch misses: not the counters, which a state dict without a version need not have."""
+    return {key for key in state_dict if not key.endswith('num_batches_tracked')}
+
+
 def test_a_head_alone():
     model, before = Detector(), Detector().state_dict()
     model.load_state_dict(before)
     head = {'head.weight': torch.ones(3, 3), 'head.bias': torch.ones(3)}
     result = model.load_state_dict(head, strict=False)
-    assert set(result.missing_keys) == {key for key in before if key not in head} and not result.unexpected_keys
+    assert set(result.missing_keys) == _missed(before) - set(head) and not result.unexpected_keys
     assert torch.equal(model.head.weight, head['head.weight'])
     load_state_dict(model, head)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items() if key not in head)
@@ -244,7 +249,7 @@ def test_adapters(prefix, save):
     # The backbone's own weights without them, and them into a backbone without.
     own = {prefix + key: value for key, value in plain.state_dict().items()}
     assert set(whole.load_state_dict(own, strict=False).missing_keys) == set(adapters)
-    assert torch.equal(model.stage4[1].branch_scale.conv.weight, plain.stage4[1].branch_scale.conv.weight)
+    assert torch.equal(model.stage4[0].branch_scale.conv.weight, plain.stage4[0].branch_scale.conv.weight)
     load_checkpoint(whole, str(save(own)))
     with pytest.raises(RuntimeError, match='adapter'):
         whole.load_state_dict(own)
@@ -256,7 +261,7 @@ def test_a_backbone_by_itself_and_what_is_none_of_it():
     backbone = MobileOne(TINY)
     for state_dict in ({}, {'head.fc.weight': torch.zeros(1)}, {'layer1.0.conv1.weight': torch.zeros(1)}):
         result = backbone.load_state_dict(state_dict, strict=False)
-        assert len(result.missing_keys) == len(backbone.state_dict())
+        assert set(result.missing_keys) == _missed(backbone.state_dict())
         assert result.unexpected_keys == list(state_dict)
         with pytest.raises((InputError, RuntimeError)):
             backbone.load_state_dict(state_dict)
