@@ -197,7 +197,7 @@ def _classes_and_palette(meta: Any) -> dict:
         isinstance(value, (list, tuple)) and all(isinstance(item, kinds[key]) for item in value))}
 
 
-def predict(model: BaseModel, images: Iterable[str | Path | np.ndarray],
+def predict(model: BaseModel, images: str | Path | np.ndarray | Iterable[str | Path | np.ndarray],
             batch_size: int = 1) -> Iterator[Prediction]:
     """Predict images, in their order; the next ones are made ready while the model computes.
 
@@ -206,8 +206,9 @@ def predict(model: BaseModel, images: Iterable[str | Path | np.ndarray],
 
     Args:
         model (BaseModel): From :func:`get_model`.
-        images (Iterable): Paths, which are read as the config's test pipeline does; or arrays (H, W, 3)
-            uint8 in BGR as OpenCV reads them, or as the pipeline reads them if that is otherwise.
+        images (str | Path | np.ndarray | Iterable): Paths, which are read as the config's test pipeline
+            does; or arrays (H, W, 3) uint8 in BGR as OpenCV reads them, or as the pipeline reads them if
+            that is otherwise; or one of these.
         batch_size (int): Defaults to 1.
 
     Yields:
@@ -219,6 +220,8 @@ def predict(model: BaseModel, images: Iterable[str | Path | np.ndarray],
     pipeline = (ImagePipeline(model.cfg, model.runtime.read) if isinstance(model, ExportedModel) else
                 ImagePipeline(model.cfg))
     batch_size = 1 if _has_batch_statistics(model) else batch_size
+    if isinstance(images, (str, Path)) or isinstance(images, np.ndarray) and images.ndim < 4:
+        images = [images]
 
     def prepare(numbered):
         number, given = numbered

@@ -119,8 +119,16 @@ class ImagePipeline:
         return dict(img=image, img_path=name, img_id=number, img_shape=image.shape[:2], ori_shape=image.shape[:2])
 
     def prepare(self, found: dict) -> dict:
-        """The model's ``inputs`` and ``data_samples`` of an image from :meth:`read`."""
-        return self._prepare(found)
+        """The model's ``inputs`` and ``data_samples`` of an image from :meth:`read`.
+
+        Raises:
+            ImageError: If a transform cannot take it, as one of a single row that is to be shrunk.
+        """
+        try:
+            return self._prepare(found)
+        except Exception as error:  # whatever a transform raises
+            raise ImageError(f'image {found["img_path"]} cannot be prepared ({type(error).__name__}: {cause(error)})'
+                             ) from error
 
 
 def _check_file(path: str) -> None:

@@ -64,6 +64,8 @@ def test_arrays_branches_and_drawing(trained, task, data):
             distance = [np.abs(picture.astype(int) - image).mean() for image in (a.image[..., ::-1], a.image)]
             assert distance[0] < distance[1]
     assert list(predict(deployed, [], 2)) == []
+    for one in (arrays[0], str(images(data, 1)[0])):  # whose rows and letters are no images
+        assert len(list(predict(deployed, one))) == 1
     absent, = predict(deployed, ['absent.jpg'])
     with pytest.raises(InputError, match='absent.jpg cannot be decoded'):
         draw(deployed, absent)

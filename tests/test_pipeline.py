@@ -118,6 +118,14 @@ def test_images_that_cannot_be_used(files):
         own.read(files / 'broken.png')
 
 
+def test_an_image_that_a_transform_cannot_take(files):
+    """A line of pixels is shrunk to nothing."""
+    pipeline = ImagePipeline(config('mmpretrain', load(), dict(type='ResizeEdge', scale=8, edge='long')))
+    assert pipeline.prepare(pipeline.read(np.zeros((50, 100, 3), np.uint8)))['inputs'].shape == (3, 4, 8)
+    with pytest.raises(ImageError, match=r'image 3 cannot be prepared \(error: .*resize'):
+        pipeline.prepare(pipeline.read(np.zeros((1, 100, 3), np.uint8), 3))
+
+
 def test_a_reader_that_fails_by_itself_says_how(files, monkeypatch):
     monkeypatch.setattr(LoadArray, 'transform', lambda self, results: results['bands'])
     with pytest.raises(ImageError, match=r"cannot be decoded \(KeyError: 'bands'\)"):

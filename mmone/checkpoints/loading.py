@@ -195,12 +195,7 @@ def _read_if_ours(loader: Callable, filename: str, **kwargs) -> dict | None:
         texts = {text for content in pickles_in(path) for text in look_into(content).texts}
         if not any(map(_PARTS_OF_MOBILEONE.search, texts)) and any(map(_WEIGHTS.search, texts)):
             return None
-    try:
-        return read_checkpoint(path, name=filename)
-    except InputError as error:
-        if error.parameter:
-            raise
-        return None
+    return read_checkpoint(path, name=filename)
 
 
 def _downloaded(address: str, folder: str | None) -> Path:

@@ -293,11 +293,13 @@ def to_mmone(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         InputError: If a key of a known source is unknown.
     """
-    place = the_one(find(state_dict))
+    places = find(state_dict)
+    place = the_one(places)
     if place is None:
         return state_dict
+    prefixes = tuple(found.prefix for found in places)  # of weights that are not averaged, too
     outside = [key for key in _without_wrappers(state_dict)
-               if not key.startswith(place.prefix) and not is_counter(key, state_dict.get(key))]
+               if not key.startswith(prefixes) and not is_counter(key, state_dict.get(key))]
     if outside:
         raise InputError(_describe_outside(outside, place))
     inner = taken_from(state_dict, place)

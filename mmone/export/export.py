@@ -97,7 +97,7 @@ def export_model(model: BaseModel,
     out = Path(out)
     name = _format_name(out, format)
     writer = get_writer(name)
-    _mend_half(out)
+    _mend_what_was_killed(out)
     _check_outputs(out, overwrite)
     _check_dynamic(dynamic)
     check_supported(model)
@@ -146,38 +146,44 @@ def _publish(folder: Path, out: Path) -> None:
 
     Two files cannot get their names in one step, and one of the new and one of the old are no model. So the
     old one that is opened goes first: at no moment there is one that is not whole. What a process that is
-    killed in between leaves is a file that nothing opens; :func:`_mend_half` knows it by the scratch folder.
+    killed in between leaves is a file that nothing opens; :func:`_mend` knows it by the scratch folder.
     """
     first, *last = _outputs(out)
-    if last and out.exists():
-        os.replace(out, _set_aside(folder, out))
-    for path in (first, *last):
-        publish(folder / path.name, path)
+    try:
+        if last and out.exists():
+            os.replace(out, _set_aside(folder, out))
+        for path in (first, *last):
+            publish(folder / path.name, path)
+    except BaseException:
+        _mend(folder, out)
+        raise
 
 
 def _set_aside(folder: Path, out: Path) -> Path:
     return folder / f'before{out.suffix}'
 
 
-def _mend_half(out: Path) -> None:
-    """Undo what a process did that was killed between the names of two files.
+def _mend(folder: Path, out: Path) -> None:
+    """Undo what was done with only one of two files.
 
-    It left the first file without the second, which is in the scratch folder. The old ones get both their
-    names back; of new ones the first is removed. A first file that belongs to neither is somebody's own.
+    Where the first has no second, that is in the scratch folder. The old ones get both their names back; of
+    new ones the first is removed. A first file that belongs to neither is somebody's own.
     """
     first, *last = _outputs(out)
     if not last or out.exists() or not first.is_file():
         return
+    before, made = _set_aside(folder, out), folder / out.name
+    if before.is_file() and metadata.belong_together(before, first):
+        os.replace(before, out)
+    elif made.is_file() and metadata.belong_together(made, first):
+        first.unlink()
 
-    def mend(folder: Path) -> None:
-        before, made = _set_aside(folder, out), folder / out.name
-        if before.is_file() and metadata.belong_together(before, first):
-            os.replace(before, out)
-        elif made.is_file() and metadata.belong_together(made, first):
-            first.unlink()
 
-    with scratch_folder(out, mend):
-        pass
+def _mend_what_was_killed(out: Path) -> None:
+    first, *last = _outputs(out)
+    if last and first.is_file() and not out.exists():
+        with scratch_folder(out, lambda folder: _mend(folder, out)):
+            pass
 
 
 def _check_outputs(out: Path, overwrite: bool) -> None:
@@ -203,13 +209,12 @@ def _write(name: str, graph: Graph, shape: tuple[int, int], dynamic: Sequence[st
     example = torch.zeros(2 if 'batch' in dynamic else 1, channels, *shape, dtype=dtype)
     try:
         with torch.no_grad():
-            operators = get_writer(name).write(graph, example, dynamic, meta['half'], json.dumps(meta), path)
+            return get_writer(name).write(graph, example, dynamic, meta['half'], json.dumps(meta), path)
     except InputError:
         raise
     except Exception as error:  # whatever a converter raises for what its format has not
         raise InputError(f'the model cannot be written as {name} ({type(error).__name__}: {cause(error)}'
                          f'{_place(error)}): its operators must be ones of that format') from error
-    return operators
 
 
 def _place(error: Exception) -> str:

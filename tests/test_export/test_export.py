@@ -12,7 +12,7 @@ from mmengine.utils import digit_version
 from mmone.apis import get_config
 from mmone.errors import InputError
 from mmone.export import compare as comparing
-from mmone.export import export_model
+from mmone.export import export, export_model
 from mmone.export.compare import answers, compare
 from mmone.runtime import Runtime, metadata
 
@@ -291,6 +291,16 @@ def test_openvinos_two_files_are_of_one_model_at_any_moment(model_of, tmp_path, 
         export_model(model_of('classification'), path, shape=shape, overwrite=True)
         monkeypatch.undo()
     assert seen == [False, True, False, False, True]
+
+
+def test_two_files_are_as_before_where_one_cannot_be_replaced(model_of, tmp_path, monkeypatch):
+    path = tmp_path / 'model.xml'
+    export_model(model_of('classification'), path, shape=(32, 32))
+    monkeypatch.setattr(export, 'publish', lambda made, path: (_ for _ in ()).throw(OSError('no space left')))
+    with pytest.raises(OSError, match='no space'):
+        export_model(model_of('classification'), path, shape=(32, 64), overwrite=True)
+    assert Runtime(path).meta['input']['width'] == 32
+    assert {file.name for file in tmp_path.iterdir()} == {'model.xml', 'model.bin'}
 
 
 def test_what_a_killed_export_left_of_two_files_is_mended(model_of, tmp_path):
