@@ -1,10 +1,11 @@
 #!/usr/bin/env python
-"""Time and memory of a training step: forward, backward and SGD, on a CPU.
+"""Time and memory of a training step: forward, backward and SGD, on a CPU or a GPU.
 
 Compares, for each network, mmpretrain's MobileOne in both memory formats and timm's with ours, the
-branches separate and fused ('auto', the default), and with the deployed network, which no training
-with branches can beat. All take turns in one process, so that what else the machine does falls on
-all alike; peak memory is that of a step in a process of its own.
+branches separate and fused (on a CPU 'auto', the default), and with the deployed network, which no
+training with branches can beat. All take turns in one process, so that what else the machine does falls
+on all alike; peak memory is that of a step in a process of its own. A GPU's time is taken between events,
+its memory is what PyTorch allocates.
 
 Where mmpretrain and timm have a 1×1 convolution of stride 2 it is computed on the sliced input, since
 PyTorch's channels_last backward of it corrupts memory.
@@ -13,6 +14,7 @@ examples:
   benchmarks/train_step.py
   benchmarks/train_step.py --network s0 detector segmentor --rounds 5
   benchmarks/train_step.py --blocks
+  benchmarks/train_step.py --device cuda --dtype bfloat16
 """
 import argparse
 import functools
@@ -35,12 +37,19 @@ from mmone.models import MobileOne
 from mmone.models.blocks.mobileone_block import MobileOneBlock, PointwiseConv2d
 
 warnings.filterwarnings('ignore')
-BATCH = {'detector': 16, 'segmentor': 4}
-OURS = {
-    'separate': dict(branch_mode='separate'),
-    'fused': dict(branch_mode='auto'),
-    'deployed': dict(deploy=True),
-}
+BATCH = {'cpu': {'detector': 16, 'segmentor': 4}, 'cuda': {'detector': 64, 'segmentor': 16}}
+CLASSIFIERS = {'cpu': 16, 'cuda': 256}  # their batch
+
+
+def ours(device: str) -> dict:
+    """Name -> options of the backbone. On a GPU 'auto' fuses nothing."""
+    return {
+        'separate': dict(branch_mode='separate'),
+        'fused': dict(branch_mode='auto' if device == 'cpu' else 'fused'),
+        'deployed': dict(deploy=True),
+    }
+
+
 BLOCKS = (  # C_in, C_out, H, K, k, stride
     (3, 64, 224, 3, 1, 2), (48, 48, 112, 3, 4, 2), (64, 64, 112, 3, 1, 2), (48, 48, 56, 3, 4, 1), (96, 96, 56, 3, 1, 1),
     (128, 128, 28, 3, 4, 1), (192, 192, 28, 3, 1, 1), (256, 256, 14, 3, 4, 1), (512, 512, 14, 3, 1, 1),
@@ -54,11 +63,17 @@ def parse_args():
     networks = ['s0', 's1', 's2', 's3', 's4', 'detector', 'segmentor']
     parser.add_argument('--network', nargs='+', default=networks, choices=networks,
                         help='classifiers at 224², SSDLite at 320², DeepLabV3 at 512², both with S0')
-    parser.add_argument('--batch', type=int, default=16, help='of the classifiers and of --blocks')
+    parser.add_argument('--device', default='cpu', choices=list(BATCH))
+    parser.add_argument('--dtype', default='float32', choices=['float32', 'float16', 'bfloat16'],
+                        help='that autocast computes in')
+    parser.add_argument('--batch', type=int, help='of the classifiers and of --blocks; 16, on a GPU 256')
     parser.add_argument('--rounds', type=int, default=7, help='of 2 steps of each model')
     parser.add_argument('--threads', type=int, default=os.cpu_count())
     parser.add_argument('--blocks', action='store_true', help='single blocks, in every mode, instead')
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.batch = args.batch or CLASSIFIERS[args.device]
+    args.dtype = getattr(torch, args.dtype)
+    return args
 
 
 class Classifier(nn.Module):
@@ -78,9 +93,9 @@ def slice_pointwise(model: nn.Module) -> nn.Module:
     return model
 
 
-def classifiers(arch: str) -> dict:
+def classifiers(arch: str, device: str) -> dict:
     """Name -> a function that builds the model; its memory format."""
-    def ours(options):
+    def build(options):
         backbone = MobileOne(arch, channels_last=True, **options)
         return Classifier(backbone, backbone.blocks().popitem()[1].out_channels)
 
@@ -92,12 +107,12 @@ def classifiers(arch: str) -> dict:
         'mmpretrain': (mmpretrain, torch.contiguous_format),
         'mmpretrain, channels_last': (mmpretrain, torch.channels_last),
         'timm, channels_last': (lambda: slice_pointwise(timm.create_model(f'mobileone_{arch}')), torch.channels_last),
-        **{f'mmone, {name}': (functools.partial(ours, options), torch.channels_last)
-           for name, options in OURS.items()},
+        **{f'mmone, {name}': (functools.partial(build, options), torch.channels_last)
+           for name, options in ours(device).items()},
     }
 
 
-def dense_models(network: str) -> dict:
+def dense_models(network: str, device: str) -> dict:
     name = {'detector': 'ssdlite_mobileone-s0_8xb16-200e_coco-320x320',
             'segmentor': 'mobileone-s0-d16_deeplabv3_4xb16-50e_voc12aug-512x512'}[network]
 
@@ -113,34 +128,35 @@ def dense_models(network: str) -> dict:
         cfg.model.data_preprocessor = None
         return slice_pointwise(MODELS.build(cfg.model))
 
-    ours = {f'mmone, {name}': (functools.partial(build, options), torch.channels_last)
-            for name, options in OURS.items()}
+    own = {f'mmone, {name}': (functools.partial(build, options), torch.channels_last)
+           for name, options in ours(device).items()}
     if network == 'segmentor':  # mmpretrain's has no output stride but 32
-        return ours
+        return own
     return {
         'mmpretrain': (functools.partial(build, None), torch.contiguous_format),
         'mmpretrain, channels_last': (functools.partial(build, None), torch.channels_last),
-        **ours,
+        **own,
     }
 
 
-def step_of(network: str, build, memory_format, batch: int):
+def step_of(network: str, build, memory_format, batch: int, device: str, dtype: torch.dtype):
     """A function that trains the model on one batch."""
     torch.manual_seed(0)
-    model = build().train()
+    model = build().train().to(device)
     if not any(isinstance(module, MobileOne) for module in model.modules()):  # ours sees to it itself
         model.to(memory_format=memory_format)
     size = {'detector': 320, 'segmentor': 512}.get(network, 224)
-    images = torch.randn(batch, 3, size, size).contiguous(memory_format=memory_format)
+    images = torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=memory_format)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
     if network == 'detector':
-        samples = [detection_sample(size, i) for i in range(batch)]
+        samples = [detection_sample(size, i).to(device) for i in range(batch)]
     elif network == 'segmentor':
-        samples = [segmentation_sample(size, i) for i in range(batch)]
-    labels = torch.arange(batch)
+        samples = [segmentation_sample(size, i).to(device) for i in range(batch)]
+    labels = torch.arange(batch, device=device)
 
+    @torch.autocast(device, dtype, enabled=dtype is not torch.float32)
     def loss():
-        if network not in BATCH:
+        if network not in BATCH[device]:
             return F.cross_entropy(model(images), labels)
         losses = model(images, samples, mode='loss')
         return sum(sum(value) if isinstance(value, list) else value
@@ -174,14 +190,20 @@ def segmentation_sample(size: int, seed: int):
     return sample
 
 
-def models_of(network: str) -> dict:
-    return dense_models(network) if network in BATCH else classifiers(network)
+def models_of(network: str, device: str) -> dict:
+    return (dense_models if network in BATCH[device] else classifiers)(network, device)
 
 
-def memory(network: str, name: str, batch: int, threads: int, queue) -> None:
-    """Put in ``queue`` by how many MB two training steps raise this process's memory."""
-    torch.set_num_threads(threads)
-    step = step_of(network, *models_of(network)[name], batch)
+def memory(network: str, name: str, batch: int, args, queue) -> None:
+    """Put in ``queue`` by how many MB two training steps raise this process's memory, or the GPU's."""
+    torch.set_num_threads(args.threads)
+    step = step_of(network, *models_of(network, args.device)[name], batch, args.device, args.dtype)
+    if args.device == 'cuda':
+        before = torch.cuda.memory_allocated()
+        step()
+        step()
+        queue.put((torch.cuda.max_memory_allocated() - before) / 2**20)
+        return
     gc.collect()
     with open('/proc/self/clear_refs', 'w') as file:
         file.write('5')  # the peak starts from what is there now
@@ -207,30 +229,48 @@ def peak_memory(*args) -> float:
     return value
 
 
-def measure(steps: dict, rounds: int) -> dict[str, np.ndarray]:
+def measure(steps: dict, rounds: int, device: str) -> dict[str, np.ndarray]:
     """Seconds of each step, in turns."""
+    seconds = seconds_on_gpu if device == 'cuda' else seconds_on_cpu
     times = {name: [] for name in steps}
     for turn in range(rounds + 1):
         for name, step in steps.items():
             for again in range(3):
-                start = time.perf_counter()
-                step()
+                taken = seconds(step)
                 if turn and again:  # the first one of each turn brings its memory back
-                    times[name].append(time.perf_counter() - start)
+                    times[name].append(taken)
     return {name: np.array(values) for name, values in times.items()}
 
 
+def seconds_on_cpu(step) -> float:
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def seconds_on_gpu(step) -> float:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    step()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1000
+
+
 def network_table(network: str, args) -> None:
-    batch = BATCH.get(network, args.batch)
-    models = models_of(network)
-    times = measure({name: step_of(network, *model, batch) for name, model in models.items()}, args.rounds)
+    batch = BATCH[args.device].get(network, args.batch)
+    models = models_of(network, args.device)
+    times = measure({name: step_of(network, *model, batch, args.device, args.dtype)
+                     for name, model in models.items()}, args.rounds, args.device)
     gc.collect()
-    peaks = {name: peak_memory(network, name, batch, args.threads) for name in models}
+    if args.device == 'cuda':
+        torch.cuda.empty_cache()
+    peaks = {name: peak_memory(network, name, batch, args) for name in models}
     peers = [name for name in models if name.startswith('mmpretrain')] or ['mmone, separate']
     peer = 'mmpretrain' if len(peers) > 1 else 'separate'
     best = min(np.median(times[name]) for name in peers)
     least = min(peaks[name] for name in peers)
-    print(f'\n**{network}**, batch {batch}, {args.threads} threads\n')
+    print(f'\n**{network}**, batch {batch}, {machine(args)}\n')
     print(f"| | median ms | p10 | p90 | faster than {peer}'s best | peak MB | of {peer}'s least |")
     print('|---|--:|--:|--:|--:|--:|--:|')
     for name in models:
@@ -239,28 +279,35 @@ def network_table(network: str, args) -> None:
               f'{peaks[name] / least:.2f} |', flush=True)
 
 
+def machine(args) -> str:
+    name = torch.cuda.get_device_name() if args.device == 'cuda' else f'{args.threads} threads'
+    return name if args.dtype is torch.float32 else f'{name}, {str(args.dtype).removeprefix("torch.")}'
+
+
 def block_table(args) -> None:
-    print(f'\nbatch {args.batch}, {args.threads} threads, forward and backward, median ms\n')
+    print(f'\nbatch {args.batch}, {machine(args)}, forward and backward, median ms\n')
     print('| C_in → C_out | input | K | k | stride | format | separate | fused | auto | deployed |')
     print('|---|--:|--:|--:|--:|---|--:|--:|--:|--:|')
     for channels, width, size, kernel, k, stride in BLOCKS:
         for memory_format in (torch.channels_last, torch.contiguous_format):
             torch.manual_seed(0)
-            x = torch.rand(args.batch, channels, size, size).contiguous(memory_format=memory_format)
-            x.requires_grad_(channels > 3)
-            grad = torch.rand(args.batch, width, size // stride, size // stride).contiguous(
+            x = torch.rand(args.batch, channels, size, size, device=args.device).contiguous(
+                memory_format=memory_format).requires_grad_(channels > 3)
+            grad = torch.rand(args.batch, width, size // stride, size // stride, device=args.device).contiguous(
                 memory_format=memory_format)
 
             def step(block, x=x, grad=grad):
-                block(x).backward(grad)
+                with torch.autocast(args.device, args.dtype, enabled=args.dtype is not torch.float32):
+                    out = block(x)
+                out.backward(grad.to(out.dtype))
 
             steps = {}
             for mode in ('separate', 'fused', 'auto', 'deployed'):
                 options = dict(deploy=True) if mode == 'deployed' else dict(branch_mode=mode)
                 block = MobileOneBlock(channels, width, kernel, k, stride=stride,
                                        groups=channels if kernel > 1 and channels > 3 else 1, **options)
-                steps[mode] = functools.partial(step, block)
-            times = measure(steps, args.rounds)
+                steps[mode] = functools.partial(step, block.to(args.device))
+            times = measure(steps, args.rounds, args.device)
             print(f'| {channels} → {width} | {size}² | {kernel} | {k} | {stride} | '
                   f'{"channels_last" if memory_format == torch.channels_last else "contiguous"} | '
                   + ' | '.join(f'{np.median(values) * 1000:.2f}' for values in times.values()) + ' |', flush=True)
