@@ -1,12 +1,15 @@
 """How large a model is and how much it computes."""
 import copy
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
 from mmengine.analysis import FlopAnalyzer, parameter_count
+from mmengine.analysis.jit_handles import get_shape
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.structures import BaseDataElement
@@ -59,6 +62,31 @@ def complexity(model: BaseModel, shape: tuple[int, int], in_channels: int = 3) -
     return Complexity(parameter_count(model)[''], operations)
 
 
+def network_complexity(network: nn.Module, image: Tensor) -> Complexity:
+    """Count parameters and multiply-adds of any network, the same for all, to compare them.
+
+    Counted are convolutions, linear layers and products of matrices, those within PyTorch's fused attention too.
+    Norms, most of which are folded where a network is used, activations, sums and pooling are not.
+
+    Args:
+        network (nn.Module): From images to tensors; it is set to eval mode.
+        image (Tensor): (1, C, H, W).
+    """
+    analyzer = FlopAnalyzer(network.eval(), (image, ))
+    analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    uncounted = ('batch_norm', 'group_norm', 'layer_norm', 'instance_norm', 'adaptive_avg_pool2d',
+                 'upsample_nearest2d', 'upsample_bilinear2d', 'grid_sampler')
+    analyzer.set_op_handle(**{f'aten::{name}': lambda inputs, outputs: 0 for name in uncounted},
+                           **{'aten::scaled_dot_product_attention': _attention})
+    return Complexity(parameter_count(network)[''], int(analyzer.total()))
+
+
+def _attention(inputs, outputs) -> Counter[str]:
+    """Multiply-adds of q·kᵀ and of its product with v: q (…, L, E), k (…, S, E), v (…, S, F)."""
+    query, key, value = (get_shape(given) for given in inputs[:3])
+    return Counter(attention=prod(query[:-1]) * key[-2] * (query[-1] + value[-1]))
+
+
 def _count(function: nn.Module, image: Tensor) -> int:
     analyzer = FlopAnalyzer(function, (image, ))
     # What it does not count it lists in warnings, a dozen lines; complexity's docstring says it.
@@ -92,27 +120,27 @@ class _Tensors(nn.Module):
     def forward(self, image):
         if hasattr(self.model, 'head') and hasattr(self.model, 'extract_feat'):  # mmpretrain
             return self.model.extract_feat(image)
-        return list(_tensors(self.model(image, _samples(image), mode=self.mode)))
+        return list(tensors_in(self.model(image, samples_of(image), mode=self.mode)))
 
 
-def _samples(image: Tensor) -> list[BaseDataElement]:
+def samples_of(images: Tensor) -> list[BaseDataElement]:
     """What a detector or segmentor is told of its images; detectors of two stages and transformers ask for it."""
-    shape = tuple(image.shape[2:])
+    shape = tuple(images.shape[2:])
     meta = dict(img_shape=shape, ori_shape=shape, pad_shape=shape, batch_input_shape=shape, scale_factor=(1.0, 1.0))
-    return [BaseDataElement(metainfo=meta) for _ in image]
+    return [BaseDataElement(metainfo=meta) for _ in images]
 
 
-def _tensors(found) -> Iterator[Tensor]:
+def tensors_in(found) -> Iterator[Tensor]:
     """All tensors in whatever a model gives: PyTorch can trace nothing else."""
     if isinstance(found, Tensor):
         yield found
     elif isinstance(found, BaseDataElement):
-        yield from _tensors(list(found.values()))
+        yield from tensors_in(list(found.values()))
     elif isinstance(found, dict):
-        yield from _tensors(list(found.values()))
+        yield from tensors_in(list(found.values()))
     elif isinstance(found, (list, tuple)):
         for part in found:
-            yield from _tensors(part)
+            yield from tensors_in(part)
 
 
 def config_complexity(cfg: Config, shape: tuple[int, int] | None = None

@@ -60,6 +60,12 @@ CREATE TABLE measurements (
     load REAL,                     -- the machine's, of one minute, before it
     UNIQUE (machine, model, runtime, device, precision, threads, batch, height, width)
 );
+CREATE TABLE rounds (              -- of measurements under way, from which a killed run goes on
+    measurement TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    times TEXT NOT NULL,           -- JSON: milliseconds of its runs
+    PRIMARY KEY (measurement, number)
+);
 """, )
 
 
@@ -242,6 +248,20 @@ class Store:
             f'SELECT {", ".join(columns)} FROM measurements x JOIN machines a ON a.id = x.machine '
             'JOIN models b ON b.id = x.model ORDER BY x.id')
         return [_measurement(row) for row in rows]
+
+    def add_round(self, measurement: str, number: int, times: Sequence[float]) -> None:
+        """Keep the milliseconds of one round of a measurement under way, by a name for it."""
+        with self._writing() as execute:
+            execute('INSERT OR REPLACE INTO rounds VALUES (?, ?, ?)', (measurement, number, json.dumps(times)))
+
+    def rounds(self, measurement: str) -> dict[int, list[float]]:
+        """The rounds of a measurement under way, by their numbers."""
+        rows = self._connection.execute('SELECT number, times FROM rounds WHERE measurement = ?', (measurement, ))
+        return {number: json.loads(times) for number, times in rows}
+
+    def forget_rounds(self, measurement: str) -> None:
+        with self._writing() as execute:
+            execute('DELETE FROM rounds WHERE measurement = ?', (measurement, ))
 
     def close(self) -> None:
         self._connection.close()

@@ -9,7 +9,10 @@ from mmone.errors import InputError
 STAGES = ('stage1', 'stage2', 'stage3', 'stage4')
 BASE_CHANNELS = (64, 128, 256, 512)
 
-# Table 7 of the paper (https://arxiv.org/abs/2206.04040v2). Every entry is for stage1 to stage4.
+# Every entry is for stage1 to stage4. S0 to S4 are Table 7 of the paper (https://arxiv.org/abs/2206.04040v2).
+# The micro variants are ours, not the paper's μ0 to μ2, whose shapes are not public: they have the parameters and
+# multiply-adds that its Table 13 publishes, the latter of which name them, in millions. Of the shapes that have, in
+# steps of 1/8 of the widths and with at most S0's depths, each is the fastest (benchmarks/micro_shapes.py); k is S0's.
 ARCHS = {
     's0': dict(
         num_blocks=(2, 8, 10, 1),
@@ -36,6 +39,21 @@ ARCHS = {
         width_factor=(3.0, 3.5, 3.5, 4.0),
         num_conv_branches=(1, 1, 1, 1),
         num_se_blocks=(0, 0, 5, 1)),
+    'micro214': dict(
+        num_blocks=(2, 6, 8, 1),
+        width_factor=(0.75, 1.0, 1.0, 1.0),
+        num_conv_branches=(4, 4, 4, 4),
+        num_se_blocks=(0, 0, 0, 0)),
+    'micro139': dict(
+        num_blocks=(2, 7, 8, 1),
+        width_factor=(0.625, 0.75, 0.75, 1.0),
+        num_conv_branches=(4, 4, 4, 4),
+        num_se_blocks=(0, 0, 0, 0)),
+    'micro68': dict(
+        num_blocks=(2, 8, 6, 1),
+        width_factor=(0.5, 0.5, 0.5, 0.75),
+        num_conv_branches=(4, 4, 4, 4),
+        num_se_blocks=(0, 0, 0, 0)),
 }
 
 

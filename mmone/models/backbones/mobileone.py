@@ -33,8 +33,9 @@ class MobileOne(BaseModule):
     are none for the backbone, as in a head alone, ``strict`` means what it means in PyTorch.
 
     Args:
-        arch (str | dict): ``'s0'`` to ``'s4'``, or a dict whose values are lists or tuples for
-            stage1 to stage4:
+        arch (str | dict): ``'s0'`` to ``'s4'``; ``'micro214'``, ``'micro139'`` or ``'micro68'``, whose shapes
+            are ours and fit the published counts of the paper's micro variants; or a dict whose values are
+            lists or tuples for stage1 to stage4:
 
             - ``num_blocks``: depthwise + pointwise pairs of blocks.
             - ``width_factor``: factors on 64, 128, 256 and 512 channels.
