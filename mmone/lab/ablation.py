@@ -201,8 +201,8 @@ class AblationNet(nn.Module):
         return Pair(depthwise, self._layer(inputs, outputs, 1), skip)
 
 
-# The networks by the names that measurements have; the first is the plain chain with ReLU, which both share.
-NETWORKS: dict[str, Callable[[], AblationNet]] = {
-    **{f'ablation-{name}': partial(AblationNet, activation=name) for name in ACTIVATIONS},
-    **{f'ablation-block-{name}': partial(AblationNet, block=name) for name in BLOCKS if name != 'plain'},
+# The networks by the names that measurements have, as arguments. The first, plain with ReLU, is in both ablations.
+NETWORKS = {
+    **{f'ablation-{name}': dict(activation=name) for name in ACTIVATIONS},
+    **{f'ablation-block-{name}': dict(block=name) for name in BLOCKS if name != 'plain'},
 }

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
+from typing import NamedTuple
 
 from mmone.lab import paper
 from mmone.lab.statistics import Correlation, dominators, spearman
@@ -20,15 +21,24 @@ SAME_RATE = 0.1  # rates that differ by less than this part are the same
 MANY = 3  # times the latency of ReLU
 HIDDEN = 1.05  # times the latency that the multiply-adds account for, from which on there is a cost that they hide
 
-HELD, PARTLY, FAILED, UNKNOWN = 'held', 'held in part', 'did not hold', 'cannot be told'
+VERDICTS = HELD, PARTLY, FAILED = 'held', 'held in part', 'did not hold'
+
+
+class Title(NamedTuple):
+    """What a claim is called, in a sentence and at the head of a column."""
+    title: str
+    column: str
+
+
 CLAIMS = dict(
-    multiply_adds='Multiply-adds say little about latency',
-    parameters='Parameters say little about latency',
-    front='MobileOne is on the Pareto front of published top-1 and latency',
-    like='Of networks of like latency, MobileOne is the most accurate',
-    rate='MobileOne computes its multiply-adds faster than other networks do',
-    activation='ReLU is the cheapest activation, and dynamic ones cost many times more',
-    block='Squeeze-excite, skip connections and branches cost more time than multiply-adds account for',
+    multiply_adds=Title('Multiply-adds say little about latency', 'multiply-adds say little'),
+    parameters=Title('Parameters say little about latency', 'parameters say little'),
+    front=Title('MobileOne is on the Pareto front of published top-1 and latency', 'on the Pareto front'),
+    like=Title('Of networks of like latency, MobileOne is the most accurate', 'best of like latency'),
+    rate=Title('MobileOne computes its multiply-adds faster than other networks do', 'higher rate'),
+    activation=Title('ReLU is the cheapest activation, and dynamic ones cost many times more', 'ReLU is cheapest'),
+    block=Title('Squeeze-excite, skip connections and branches cost more time than multiply-adds account for',
+                'blocks cost more'),
 )
 
 
@@ -41,7 +51,7 @@ class Claim:
 
     @property
     def title(self) -> str:
-        return CLAIMS[self.key]
+        return CLAIMS[self.key].title
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from typing import NamedTuple
 SOURCE = 'https://arxiv.org/abs/2206.04040v2'
 PHONE = 'iPhone 12, Core ML'
 CPU = 'Xeon Gold 5118'
+GPU = '2080 Ti, TensorRT'
 
 
 class Rank(NamedTuple):
@@ -33,7 +34,7 @@ class Row(NamedTuple):
     multiply_adds: int  # millions
     parameters: float  # millions
     cpu: float  # ms
-    gpu: float | None  # ms, a 2080 Ti with TensorRT
+    gpu: float | None  # ms
     phone: float  # ms
 
 

@@ -1,10 +1,9 @@
 """The statistics of the report: rank correlation with its uncertainty, and the Pareto front."""
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import bootstrap, spearmanr
+from scipy.stats import bootstrap, rankdata, spearmanr
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
@@ -39,13 +38,18 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> Correlation | None:
     if len(x) < 4 or len(set(x)) == 1 or len(set(y)) == 1:
         return None
     found = spearmanr(x, y)
-    with warnings.catch_warnings():  # a resample of one pair alone has no correlation
-        warnings.simplefilter('ignore')
-        resampled = bootstrap((x, y), lambda a, b: spearmanr(a, b).statistic, paired=True, vectorized=False,
-                              n_resamples=RESAMPLES, rng=np.random.default_rng(0), method='percentile',
-                              confidence_level=CONFIDENCE).bootstrap_distribution
+    resampled = bootstrap((x, y), _rho, paired=True, n_resamples=RESAMPLES, rng=np.random.default_rng(0),
+                          method='percentile').bootstrap_distribution
     low, high = np.nanquantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Correlation(float(found.statistic), float(found.pvalue), float(low), float(high), len(x))
+
+
+def _rho(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Pearson's correlation of ranks along an axis; NaN where a resample repeats one value."""
+    x, y = rankdata(x, axis=axis), rankdata(y, axis=axis)
+    x, y = x - x.mean(axis, keepdims=True), y - y.mean(axis, keepdims=True)
+    with np.errstate(invalid='ignore', divide='ignore'):
+        return (x * y).sum(axis) / np.sqrt((x * x).sum(axis) * (y * y).sum(axis))
 
 
 def dominators(costs: Sequence[float], gains: Sequence[float]) -> list[list[int]]:

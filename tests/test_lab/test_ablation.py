@@ -109,7 +109,7 @@ def test_thirty_layers_each_with_its_activation():
 
 @pytest.mark.parametrize('name', NETWORKS)
 def test_each_network_computes(name):
-    net = NETWORKS[name]().eval()
+    net = AblationNet(**NETWORKS[name]).eval()
     assert net(torch.zeros(1, 3, 32, 32)).isfinite().all()
 
 
