@@ -67,6 +67,7 @@ def extras():
         return [line for line in lines if re.match(r'[\w.-]+', line)[0] in names]
 
     mim, optional, export = requirements('mminstall'), requirements('optional'), requirements('export')
+    lab = requirements('lab')
     mmengine = named(mim, 'mmengine', 'setuptools')
     return {
         'backbone': mmengine,
@@ -76,7 +77,8 @@ def extras():
         'mmcv-lite': [line.replace('mmcv', 'mmcv-lite') for line in named(mim, 'mmcv')],
         'optional': mmengine + optional,
         'export': export,
-        'all': mmengine + optional + export,
+        'lab': lab,
+        'all': mmengine + optional + export + lab,
         'mim': mim,
         'tests': requirements('tests'),
     }
@@ -112,7 +114,7 @@ setup(
     keywords='computer vision, mobile, re-parameterization, OpenMMLab',
     license='Apache License 2.0',
     packages=find_packages(include=('mmone', 'mmone.*')),
-    package_data={'mmone': ['py.typed']},
+    package_data={'mmone': ['py.typed'], 'mmone.lab': ['page/*']},
     python_requires='>=3.10',
     install_requires=requirements('runtime'),
     extras_require=extras(),

@@ -18,7 +18,8 @@ WITHOUT_OPERATORS = ('mmpretrain', 'mmone')
 MMCV = 'mmcv>=2.1.0,<2.2.0'  # mmdet 3.3 and mmsegmentation 1.2 refuse 2.2
 # What pip is asked for, where it is not called as the module is. mmengine imports pkg_resources.
 DISTRIBUTIONS = {'mmengine': 'mmengine>=0.10.4,<1.0.0', 'mmcv': 'mmcv-lite>=2.1.0,<2.2.0', 'mmseg': 'mmsegmentation',
-                 'pkg_resources': 'setuptools<82', 'cv2': 'opencv-python', 'PIL': 'pillow', 'yaml': 'pyyaml'}
+                 'pkg_resources': 'setuptools<82', 'cv2': 'opencv-python', 'PIL': 'pillow', 'yaml': 'pyyaml',
+                 **dict.fromkeys(('starlette', 'uvicorn', 'anyio', 'segno', 'timm', 'scipy'), 'mmone[lab]')}
 # The same of OpenMMLab's maintained fork.
 FORK = {'mmengine': 'onedl-mmengine', 'mmcv': 'onedl-mmcv', 'mmpretrain': 'onedl-mmpretrain',
         'mmdet': 'onedl-mmdetection', 'mmseg': 'onedl-mmsegmentation'}
@@ -82,7 +83,7 @@ def explain(error: Exception, needed_by: str = 'mmone') -> str | None:
 def pip_name(module: str) -> str:
     """What pip is asked for to bring a module, quoted where a shell needs it."""
     name = {**DISTRIBUTIONS, **(FORK if _has_fork() else {})}.get(module, module)
-    return f'"{name}"' if re.search('[<>]', name) else name
+    return f'"{name}"' if re.search(r'[<>[]', name) else name
 
 
 def build_mmcv(replace: bool = False) -> str:

@@ -113,7 +113,8 @@ def test_wheel_has_the_package_and_its_compiled_module_alone(wheel):
         names = {name for name in archive.namelist() if not name.startswith('mmone/.mim/')}
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / 'mmone').rglob('*.py') if '.mim' not in path.parts}
     compiled = {'mmone/_ext.abi3.so'}
-    assert {name for name in names if '.dist-info/' not in name} == modules | compiled | {'mmone/py.typed'}
+    page = {str(path.relative_to(ROOT)) for path in (ROOT / 'mmone' / 'lab' / 'page').iterdir()}
+    assert {name for name in names if '.dist-info/' not in name} == modules | compiled | page | {'mmone/py.typed'}
 
 
 def test_build_leaves_the_package_folder_alone(wheel, unpacked_sdist):
@@ -130,7 +131,7 @@ def test_metadata(wheel):
     assert set(requirements(distribution)) == {'numpy', 'torch'}
     extras = {extra: requirements(distribution, extra) for extra in distribution.metadata.get_all('Provides-Extra')}
     mmengine = {'mmengine', 'setuptools'}  # which mmengine imports
-    assert {extra: set(found) for extra, found in extras.items() if extra not in ('export', 'tests')} == {
+    assert {extra: set(found) for extra, found in extras.items() if extra not in ('export', 'lab', 'tests')} == {
         'backbone': mmengine,
         'classification': mmengine | {'mmpretrain'},
         'detection': mmengine | {'mmdet'},
@@ -138,9 +139,10 @@ def test_metadata(wheel):
         'mmcv-lite': {'mmcv-lite'},
         'mim': mmengine | {'mmcv'},
         'optional': mmengine | {'mmpretrain', 'mmdet', 'mmsegmentation', 'ftfy', 'regex', 'safetensors'},
-        'all': {*extras['optional'], *extras['export']},
+        'all': {*extras['optional'], *extras['export'], *extras['lab']},
     }
     assert {'onnx', 'onnxruntime', 'openvino', 'coremltools', 'torchvision'} == set(extras['export'])
+    assert {'starlette', 'uvicorn', 'segno'} <= set(extras['lab'])
     assert {'pytest', 'timm'} < set(extras['tests'])
     assert str(extras['mim']['mmcv'].specifier) == str(extras['mmcv-lite']['mmcv-lite'].specifier) == '<2.2.0,>=2.1.0'
     assert str(extras['backbone']['mmengine'].specifier) == '<1.0.0,>=0.10.4'

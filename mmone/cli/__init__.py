@@ -16,7 +16,7 @@ from .boundary import error_boundary
 from .parser import Parser
 
 COMMANDS = ('train', 'test', 'predict', 'export', 'convert', 'reparameterize', 'flops', 'browse',
-            'config', 'shapes', 'zoo', 'demo', 'info')
+            'config', 'shapes', 'zoo', 'bench', 'demo', 'lab', 'info')
 
 
 def main(argv: Sequence[str] | None = None, command: str | None = None, prog: str | None = None) -> int:

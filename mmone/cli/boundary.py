@@ -13,7 +13,7 @@ from mmone.libraries import explain
 # Parameters of the library for which a flag has another name.
 FLAGS = dict(overwrite='force')
 # What to type where the running command has no flag for a parameter.
-ELSEWHERE = dict(drop_head='mmone convert CHECKPOINT OUT --drop-head')
+ELSEWHERE = dict(drop_head='mmone convert CHECKPOINT OUT --drop-head', set_up='mmone lab setup')
 
 
 @contextmanager
