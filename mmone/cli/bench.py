@@ -51,7 +51,7 @@ def run(args: Namespace) -> int:
                  args.shape and tuple(args.shape), args.device)
     with Store(args.out) as store:
         try:
-            with _shown() as listen:
+            with shown() as listen:
                 failures = measure(tasks, store, args.runs, args.again, listen)
         except KeyboardInterrupt:
             print(f'interrupted: what was measured is in {args.out}, and the same command goes on with the rest',
@@ -64,7 +64,7 @@ def run(args: Namespace) -> int:
 
 
 @contextmanager
-def _shown() -> Iterator[Callable]:
+def shown() -> Iterator[Callable]:
     """What shows how far the measuring is: a bar on a terminal, elsewhere a line for each measurement."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn

@@ -190,8 +190,9 @@ def _beside(panel: Panel) -> Claim | None:
         compared += 1
         above = [other for other in others if (other.model.top1 or 0) > one.model.top1]
         best += not above
-        words.append(f'{one.model.name} is the most accurate of {len(others) + 1}' if not above else
-                     f'{one.model.name} is behind {_named(above)}, of {len(others)} others')
+        count = f'{len(others)} other{"s" if len(others) > 1 else ""}'
+        words.append(f'{one.model.name} is behind {_named(above)}, of {count}' if above else
+                     f'{one.model.name} is more accurate than {count}')
     if not compared:
         return None
     verdict = HELD if best == compared else PARTLY if best else FAILED

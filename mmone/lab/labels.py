@@ -15,7 +15,7 @@ CHOICES, ROUNDS, ORDERS = 100, 4, 4  # more are slower and hardly better
 
 def add_labels(axes: Axes, xs: Sequence[float], ys: Sequence[float], names: Sequence[str], size: float = 6.5,
                weights: Sequence[str] | None = None, avoid: Sequence[tuple[float, float]] = ()) -> list[Any]:
-    """Write a name beside each point, the same way each time; call it when the axes have their final limits.
+    """Write a name beside each point, the same way each time; call it when the axes have their final place.
 
     Each label takes, one after the other and the most crowded first, the nearest place around its point
     that covers nothing, and again when all others have theirs; lines lead to those that are not beside it.
@@ -36,7 +36,6 @@ def add_labels(axes: Axes, xs: Sequence[float], ys: Sequence[float], names: Sequ
         return []
     figure: Any = axes.figure
     unit = figure.dpi / 72  # pixels of a point
-    figure.draw_without_rendering()
     points = axes.transData.transform(np.column_stack((xs, ys)).astype(float))
     # By offsets in points, which no format's resolution changes.
     texts = [axes.annotate(name, point, (0, 0), textcoords='offset points', fontsize=size, fontweight=weight,

@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from PIL import Image
 
 from mmone.lab import paper
@@ -184,5 +184,5 @@ def _logarithmic(axes: Axes, which: str, values: Sequence[float], label: str) ->
     axes.set(**{f'{which}scale': 'log', f'{which}label': label, f'{which}lim': (low / margin, high * margin)})
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:,g}'))
-    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(NullLocator())
     axes.grid(True, color='0.92', linewidth=0.6, zorder=0)

@@ -93,6 +93,7 @@ def _blocks(measurements: list[Measurement], folder: Path) -> Iterator[Block]:
         for panel in shown:
             if panel.machine.key == machine.key:
                 yield from _panel(panel, markers, f'{names[machine.key]}-{_file_name(panel.setting)}', folder)
+    yield from _accuracies(measurements)
     yield from _reading()
 
 
@@ -219,6 +220,14 @@ def _machine(machine: Machine) -> Block:
             ['frequency governor', machine.governor or 'not told'],
             ['versions', ', '.join(f'{name} {version}' for name, version in machine.versions.items()) or 'not told']]
     return Table(['machine', ''], rows)
+
+
+def _accuracies(measurements: Sequence[Measurement]) -> Iterator[Block]:
+    known = {one.model.name: one.model for one in measurements if one.model.top1 is not None}
+    if known:
+        yield Heading(2, 'Published accuracies')
+        yield Table(['network', 'top-1 (%)>', 'published in'], [
+            [model.name, _percent(model.top1), plain(model.top1_source or '')] for _, model in sorted(known.items())])
 
 
 def _reading() -> Iterator[Block]:

@@ -1,9 +1,10 @@
 """The statistics of the report: rank correlation with its uncertainty, and the Pareto front."""
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import bootstrap, rankdata, spearmanr
+from scipy.stats import DegenerateDataWarning, bootstrap, rankdata, spearmanr
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
@@ -38,8 +39,10 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> Correlation | None:
     if len(x) < 4 or len(set(x)) == 1 or len(set(y)) == 1:
         return None
     found = spearmanr(x, y)
-    resampled = bootstrap((x, y), _rho, paired=True, n_resamples=RESAMPLES, rng=np.random.default_rng(0),
-                          method='percentile').bootstrap_distribution
+    with warnings.catch_warnings():  # of resamples that repeat one value, which have no correlation
+        warnings.simplefilter('ignore', DegenerateDataWarning)
+        resampled = bootstrap((x, y), _rho, paired=True, n_resamples=RESAMPLES, rng=np.random.default_rng(0),
+                              method='percentile').bootstrap_distribution
     low, high = np.nanquantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Correlation(float(found.statistic), float(found.pvalue), float(low), float(high), len(x))
 
