@@ -78,7 +78,8 @@ def network_complexity(network: nn.Module, image: Tensor) -> Complexity:
                  'upsample_nearest2d', 'upsample_bilinear2d', 'grid_sampler')
     analyzer.set_op_handle(**{f'aten::{name}': lambda inputs, outputs: 0 for name in uncounted},
                            **{'aten::scaled_dot_product_attention': _attention})
-    return Complexity(parameter_count(network)[''], int(analyzer.total()))
+    with torch.no_grad():
+        return Complexity(parameter_count(network)[''], int(analyzer.total()))
 
 
 def _attention(inputs, outputs) -> Counter[str]:

@@ -67,6 +67,8 @@ def _settle(network: Network, images: Tensor) -> None:
     for norm, momentum in zip(norms, momenta):
         norm.momentum = momentum
         norm.eval()
+        # Channels that noise leaves all but constant would be scaled up without end, layer by layer.
+        norm.running_var.clamp_(min=norm.running_var.mean().item())
 
 
 def fused(network: Network) -> Network:
@@ -119,7 +121,7 @@ def _make(subject: Subject, batch: int, shape: tuple[int, int], folder: Path) ->
 
 def answers(network: nn.Module, images: Tensor) -> list[np.ndarray]:
     """What a network answers, as arrays in float32."""
-    with torch.inference_mode():
+    with torch.no_grad():  # in inference mode, what some networks keep from it could not be traced afterwards
         return [answer.float().cpu().numpy() for answer in network(images)]
 
 
