@@ -1,5 +1,6 @@
 """What the documents name is there: links, files, modules, commands and their flags."""
 import re
+from argparse import _SubParsersAction
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -91,10 +92,12 @@ def test_former_modules_are_gone(name):
 
 
 def flags(command: str) -> set[str]:
-    """What a subcommand can be given."""
+    """What a subcommand, or its actions, can be given."""
     parser = Parser(command, '')
     import_module(f'mmone.cli.{command}').add_arguments(parser)
-    return set(re.findall(r'--[\w-]+', parser.format_help()))
+    actions = [action for group in parser._actions if isinstance(group, _SubParsersAction)
+               for action in group.choices.values()]
+    return {flag for one in (parser, *actions) for flag in re.findall(r'--[\w-]+', one.format_help())}
 
 
 def test_commands(document):

@@ -9,7 +9,11 @@ from .boundary import error_boundary
 from .parser import Parser
 
 EXAMPLES = """\
-mmone lab ACTION --help has the arguments of an action, and examples.
+mmone lab ACTION --help has the arguments of an action, and more examples.
+
+examples:
+  mmone lab study --runtime onnxruntime openvino --threads 1 2
+  mmone lab serve --host 0.0.0.0
 """
 
 
@@ -64,10 +68,10 @@ def _add_setup(parser: argparse.ArgumentParser) -> None:
 
 def _set_up(args: Namespace) -> None:
     """Fetch ONNX Runtime Web from the npm registry, once."""
-    from mmone.lab import browser
-    if not browser.is_set_up():
-        print(f'fetching onnxruntime-web {browser.VERSION}, {browser.SIZE / 1e6:.0f} MB', flush=True)
-    print(f'onnxruntime-web {browser.VERSION} is in {browser.set_up()}')
+    from mmone.lab import ort_web
+    if not ort_web.is_set_up():
+        print(f'fetching onnxruntime-web {ort_web.VERSION}, {ort_web.SIZE / 1e6:.0f} MB', flush=True)
+    print(f'onnxruntime-web {ort_web.VERSION} is in {ort_web.set_up()}')
 
 
 ACTIONS = {

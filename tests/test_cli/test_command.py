@@ -60,7 +60,7 @@ def test_alone_it_lists_the_commands(capsys):
         line, = (line for line in lines if line.startswith(f'  {name} '))
         assert line.endswith('.')
     assert {path.stem for path in (ROOT / 'mmone/cli').glob('*.py')} - {
-        '__init__', '__main__', 'boundary', 'output', 'parser'} == set(COMMANDS)
+        '__init__', '__main__', 'boundary', 'output', 'parser', 'studies'} == set(COMMANDS)
 
 
 def test_unknown_command_is_one_line(capsys):
