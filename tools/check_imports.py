@@ -35,6 +35,7 @@ SIDEWAYS = {
     ('compat', 'version'): 'the ground floor is in order of its list',
     ('registry', 'compat'): 'the ground floor is in order of its list',
     ('export', 'datasets'): 'images to compare on where there are no others',
+    ('lab', 'apis'): 'a model is loaded as in a notebook',
     ('export', 'convert'): 'a model with branches is exported in its deployed form',
 }
 OPENMMLAB = ('mmcv', 'mmdet', 'mmengine', 'mmpretrain', 'mmseg')
@@ -70,6 +71,9 @@ INSIDE_FUNCTIONS = {
     ('export.compare', 'mmpretrain'): 'optional: one library a task',
     ('export.compare', 'mmdet'): 'optional: one library a task',
     ('export.compare', 'mmseg'): 'optional: one library a task',
+    ('lab.worker', 'mmone.lab.building'): 'a process that measures imports nothing but its runtime',
+    ('lab', 'timm'): 'optional: networks to compare with',
+    ('lab.peers', 'torchvision'): 'optional: networks to compare with',
     ('runtime', 'onnxruntime'): 'optional',
     ('runtime', 'openvino'): 'optional',
     ('runtime', 'coremltools'): 'optional',

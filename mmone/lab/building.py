@@ -6,6 +6,7 @@ processor's fast path would be measured otherwise), train-time branches are fold
 written from image to logits, without preparing images and without post-processing, in one opset, with a fixed batch
 and size. Detectors and segmentors are written as their ``mode='tensor'`` answers.
 """
+import copy
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmone.complexity import network_complexity, samples_of, tensors_in
-from mmone.convert.reparameterize import deployed_copy
+from mmone.convert.reparameterize import switch_to_deploy
 from mmone.errors import InputError, cause
 from mmone.export.formats import get_writer
 from mmone.files import publish, scratch_folder
@@ -76,7 +77,9 @@ def fused(network: Network) -> Network:
     if type(network.model).__module__.startswith('timm.'):
         from timm.utils import reparameterize_model
         return reparameterize_model(network).eval()
-    return deployed_copy(network)[0]  # type: ignore[return-value]
+    folded = copy.deepcopy(network)
+    switch_to_deploy(folded)
+    return folded.eval()
 
 
 def prepare(subject: Subject, batch: int, shape: tuple[int, int], folder: Path) -> Prepared:

@@ -14,6 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
+from mmone.devices import find_device
 from mmone.errors import InputError
 
 from .cache import default_cache, folder_of, read
@@ -74,6 +75,8 @@ def plan(subjects: Sequence[Subject], runtimes: Sequence[str] | None = None, thr
     Raises:
         InputError: If a runtime is unknown, not installed, or cannot compute a model or on the device.
     """
+    if device != 'cpu':
+        find_device(device)
     names = list(runtimes or [DEFAULT_RUNTIME[device]])
     if any(subject.path is None for subject in subjects):
         check(names, device)

@@ -97,8 +97,8 @@ def _of_timm(name: str) -> Subject:
     if not here:
         names = [*PEERS, *NETWORKS, *entries(), *known]
         nearest = difflib.get_close_matches(name, names, n=3, cutoff=0)
-        raise InputError(f'no model {name!r}: expected the name of a network of the lab, of timm or of the model zoo, a '
-                         f'config file or an exported file ({", ".join(SUFFIXES)}); the nearest names are '
+        raise InputError(f'no model {name!r}: expected the name of a network of the lab, of timm or of the model zoo, '
+                         f'a config file or an exported file ({", ".join(SUFFIXES)}); the nearest names are '
                          f'{", ".join(nearest)}')
     given = get_pretrained_cfg(name)
     size = given.input_size[1:] if given and given.fixed_input_size else SIZE

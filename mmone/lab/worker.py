@@ -18,7 +18,8 @@ from mmone.errors import InputError, cause
 
 from .cache import Prepared, difference, read
 from .protocol import warm_up
-from .runtimes import RUNTIMES, Runner, open_file
+from .runtimes import Runner, open_model
+from .runtimes.exported import open_file
 from .store import Model, Setting
 from .subject import Subject
 
@@ -142,7 +143,7 @@ class _Served:
         else:
             prepared = read(Path(folder or ''))
             assert prepared is not None
-            runner = RUNTIMES[wanted.runtime].open(given, prepared, wanted)
+            runner = open_model(given, prepared, wanted)
             apart = difference(runner.answer(), prepared.expected())
             if not apart < TOLERANCE[wanted.precision]:
                 raise InputError(f'it answers otherwise than PyTorch (by {apart:.1e} of the largest answer)')
