@@ -9,6 +9,7 @@ other, and with the paper's as multiples of ReLU's.
 """
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -151,7 +152,7 @@ class Pair(nn.Module):
 
 # Blocks by name: what differs from the plain chain. Squeeze-excite is once a pair, behind the depthwise convolution
 # as in MobileNetV3; skip connections are around each pair that keeps the shape; k branches are unfused convolutions.
-BLOCKS = {
+BLOCKS: dict[str, dict[str, Any]] = {
     'plain': dict(),
     'se': dict(se=True),
     'skip': dict(skip=True),

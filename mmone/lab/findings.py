@@ -15,6 +15,7 @@ from mmone.lab.store import Machine, Measurement, Setting
 
 ABLATION = 'ablation'  # the family of the 30-layer networks, which are compared with each other only
 OURS = 'mobileone'  # the family that the claims are about
+FEWEST = 8  # networks that a claim about all of them needs
 LIKE = 0.15  # latencies that differ by at most this part of MobileOne's are alike
 WEAK, STRONG = 0.5, 0.8  # below the one ρ says little, from the other on it says nearly all
 SAME_RATE = 0.1  # rates that differ by less than this part are the same
@@ -139,7 +140,14 @@ def probability(p: float) -> str:
 
 
 def described(found: Correlation) -> str:
-    return f'ρ = {found.rho:.2f} ({probability(found.p)}, 95% interval {found.low:.2f} to {found.high:.2f})'
+    rho, low, high = map(signed, (found.rho, found.low, found.high))
+    return f'ρ = {rho} ({probability(found.p)}, 95% interval {low} to {high})'
+
+
+def signed(value: float, form: str = '.2f') -> str:
+    """A number with a minus that is no hyphen, and none of zero."""
+    text = f'{value:{form}}'
+    return text.replace('-', '−') if float(text) else text.replace('-', '')
 
 
 # The claims
@@ -147,21 +155,20 @@ def described(found: Correlation) -> str:
 
 def _correlated(panel: Panel, count: str) -> Claim | None:
     found = panel.correlation(count)
-    if found is None:
+    if found is None or found.count < FEWEST:
         return None
     verdict = HELD if found.rho < WEAK else FAILED if found.rho >= STRONG else PARTLY
-    relation = {HELD: 'does not follow', PARTLY: 'follows in part', FAILED: 'follows'}[verdict]
+    name = 'the number of parameters' if count == 'parameters' else 'multiply-adds'
+    relation = {HELD: f'does not follow {name}', PARTLY: f'follows {name} in part', FAILED: f'follows {name}'}[verdict]
     theirs = {device: ranks[count].rho for device, ranks in paper.CORRELATIONS.items()}
-    name = count.replace('_', '-')
     return Claim(count, verdict, (
-        f'Latency {relation} {"the number of " if count == "parameters" else ""}{name} here: {described(found)} over '
-        f'{found.count} networks. The paper has '
+        f'Latency {relation} here: {described(found)} over {found.count} networks. The paper has '
         + listed(f'{rho:.2f} ({device})' for device, rho in theirs.items()) + '.'))
 
 
 def _on_front(panel: Panel) -> Claim | None:
     ours = [one for one in panel.ours if one.model.top1 is not None]
-    if not ours or len(panel.published) == len(ours):
+    if not ours or len(panel.published) < FEWEST:
         return None
     words, on_front = [], 0
     for one in ours:
@@ -202,7 +209,7 @@ def _beside(panel: Panel) -> Claim | None:
 def _rates(panel: Panel) -> Claim | None:
     ours = [found for one in panel.ours if (found := rate(one))]
     others = [(found, one.model.name) for one in panel.networks if one.model.family != OURS and (found := rate(one))]
-    if not ours or len(others) < 4:
+    if not ours or len(ours) + len(others) < FEWEST:
         return None
     us, them = median(ours), median(found for found, _ in others)
     verdict = HELD if us > them * (1 + SAME_RATE) else FAILED if us < them * (1 - SAME_RATE) else PARTLY

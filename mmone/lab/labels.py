@@ -10,7 +10,7 @@ GAP = 2.0  # points between a label and whatever is beside it
 NEAR = 10.0  # points from which on a line leads from a point to its label
 DISTANCES = (5, 8, 12, 17, 23, 30, 38, 47, 57, 68, 80, 95, 112, 130)
 ANGLES = 24
-CHOICES, ROUNDS, ORDERS = 100, 4, 4  # more are slower and hardly better
+CHOICES, ROUNDS, ORDERS = 120, 4, 6  # more are slower and hardly better
 
 
 def add_labels(axes: Axes, xs: Sequence[float], ys: Sequence[float], names: Sequence[str], size: float = 6.5,
@@ -70,7 +70,7 @@ def _choices(index: int, half: np.ndarray, obstacles: np.ndarray, frame: Bbox, u
     cost = np.linalg.norm(centres - point, axis=1) / unit
     cost += 3000 * _outside(centres, half, frame)
     cost += 300 * _covers(centres, half, obstacles, np.full((1, 2), 3 * unit)).sum(1)
-    cost += 20 * _crossings(point, centres, others, np.full((1, 2), 2.5 * unit))
+    cost += 20 * _meet(point, centres[:, None], others, np.full(2, 2.5 * unit)).sum(1)
     best = np.argsort(cost, kind='stable')[:CHOICES]
     return centres[best], cost[best]
 
@@ -83,8 +83,8 @@ def _settled(order: np.ndarray, points: np.ndarray, halves: np.ndarray,
         placed[index] = False
         (around, own), half, others, sizes = choices[index], halves[index], centres[placed], halves[placed]
         cost = own + 1000 * _covers(around, half, others, sizes).sum(1)
-        cost += 60 * _crossings(points[index], around, others, sizes)
-        cost += 60 * _under(around, half, points[placed], others)
+        cost += 60 * _meet(points[index], around[:, None], others, sizes).sum(1)
+        cost += 60 * _meet(points[placed], others, around[:, None], half).sum(1)
         chosen = cost.argmin()
         centres[index], costs[index], placed[index] = around[chosen], cost[chosen], True
     return costs.sum(), centres
@@ -110,16 +110,13 @@ def _outside(centres: np.ndarray, half: np.ndarray, frame: Bbox) -> np.ndarray:
     return ~inside.all(1)
 
 
-def _crossings(point: np.ndarray, centres: np.ndarray, others: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """How many of other boxes lie on the way from a point to each of the centres."""
-    way = point + np.linspace(0.1, 0.8, 6)[:, None, None] * (centres - point)  # (6, M, 2)
-    return (np.abs(way[:, :, None] - others) < sizes).all(-1).any(0).sum(-1)
-
-
-def _under(centres: np.ndarray, half: np.ndarray, points: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """How many of the lines from other points to their labels each of the boxes around centres lies on."""
-    way = points + np.linspace(0.1, 0.8, 6)[:, None, None] * (others - points)  # (6, N, 2)
-    return (np.abs(centres[:, None, None] - way) < half).all(-1).any(1).sum(-1)
+def _meet(starts: np.ndarray, ends: np.ndarray, centres: np.ndarray, halves: np.ndarray) -> np.ndarray:
+    """Whether lines, most of the way from a point to its label, meet boxes; all are broadcast but for the last axis."""
+    way = 0.9 * (ends - starts)
+    with np.errstate(divide='ignore', invalid='ignore'):  # of lines along an axis
+        near, far = (centres - halves - starts) / way, (centres + halves - starts) / way
+    enter, leave = np.minimum(near, far).max(-1), np.maximum(near, far).min(-1)
+    return (enter <= leave) & (leave >= 0) & (enter <= 1)
 
 
 def _lead(axes: Axes, point: tuple[float, float], way: np.ndarray, half: np.ndarray) -> None:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from io import BytesIO
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -23,7 +24,7 @@ COLOURS = ('#0072B2', '#009E73', '#E69F00', '#CC79A7', '#56B4E9', '#000000')
 MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')  # as many as have no common divisor with the colours
 DPI = 110
 PALETTE = 128  # colours of a PNG, which make it a third as large
-STYLE = {
+STYLE: Any = {
     'text.parse_math': False,  # names are not formulas
     'svg.hashsalt': 'mmone', 'svg.fonttype': 'path', 'font.family': 'DejaVu Sans', 'font.size': 8,
     'axes.spines.top': False, 'axes.spines.right': False, 'axes.titlesize': 9, 'figure.dpi': DPI,
@@ -44,7 +45,7 @@ def save(figure: Figure, path: Path) -> None:
         return figure.savefig(path, metadata={'Date': None})
     drawn = BytesIO()
     figure.savefig(drawn, format='png')
-    Image.open(drawn).convert('RGB').quantize(PALETTE).save(path, optimize=True)
+    Image.open(drawn).convert('RGB').quantize(PALETTE, Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
 
 
 class Markers:

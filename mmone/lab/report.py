@@ -12,7 +12,7 @@ from mmone.errors import InputError
 from mmone.files import publish, scratch_folder
 from mmone.lab import findings, paper, plots
 from mmone.lab.document import Block, Heading, Items, Link, Picture, Table, Text, plain, to_html, to_markdown
-from mmone.lab.findings import Panel, described, listed, milliseconds, panels, rate, short
+from mmone.lab.findings import Panel, described, listed, milliseconds, panels, rate, short, signed
 from mmone.lab.statistics import spearman
 from mmone.lab.store import Machine, Measurement, Setting
 
@@ -195,7 +195,7 @@ def _paper_rows() -> Iterator[list[str]]:
 
 
 def _rho(found: findings.Correlation | None) -> list[str]:
-    return ['', ''] if found is None else [f'{found.rho:.2f}', f'{found.low:.2f} to {found.high:.2f}'.replace('-', '−')]
+    return ['', ''] if found is None else [signed(found.rho), f'{signed(found.low)} to {signed(found.high)}']
 
 
 def _branches(measurements: Sequence[Measurement]) -> Iterator[Block]:
@@ -233,7 +233,8 @@ def _accuracies(measurements: Sequence[Measurement]) -> Iterator[Block]:
 def _reading() -> Iterator[Block]:
     yield Heading(2, 'How the words are chosen')
     yield Items([
-        'A claim is the paper’s: it held where the figures agree with it.',
+        'A claim is the paper’s: it held where the figures agree with it. Nothing is said of all networks where they '
+        f'are fewer than {findings.FEWEST}.',
         f'A number says little about latency where ρ is below {findings.WEAK}, and latency follows it where ρ is '
         f'{findings.STRONG} or more; between the two the claim held in part. p is for no correlation at all; the '
         'interval is that of 2,000 bootstrap samples.',
@@ -304,7 +305,7 @@ def _like(panel: Panel) -> Iterator[Block]:
             continue
         rows.append([one.model.name, '', _ms(one), _percent(one.model.top1), ''])
         rows += [['', other.model.name, _ms(other), _percent(other.model.top1),
-                  f'{(other.model.top1 or 0) - one.model.top1:+.1f}'] for other in others]
+                  signed((other.model.top1 or 0) - one.model.top1, '+.1f')] for other in others]
     if rows:
         yield Heading(4, 'MobileOne beside networks of like latency')
         yield Table(['MobileOne', 'beside it', 'latency (ms)>', 'published top-1 (%)>', 'more than MobileOne>'], rows)
