@@ -5,7 +5,7 @@ Compares, for each network, mmpretrain's MobileOne in both memory formats and ti
 branches separate and fused (on a CPU 'auto', the default), and with the deployed network, which no
 training with branches can beat. All take turns in one process, so that what else the machine does falls
 on all alike; peak memory is that of a step in a process of its own. A GPU's time is taken between events,
-its memory is what PyTorch allocates.
+its memory is what PyTorch allocates in a step, without weights.
 
 Where mmpretrain and timm have a 1×1 convolution of stride 2 it is computed on the sliced input, since
 PyTorch's channels_last backward of it corrupts memory.
@@ -195,15 +195,9 @@ def models_of(network: str, device: str) -> dict:
 
 
 def memory(network: str, name: str, batch: int, args, queue) -> None:
-    """Put in ``queue`` by how many MB two training steps raise this process's memory, or the GPU's."""
+    """Put in ``queue`` by how many MB two training steps raise this process's memory."""
     torch.set_num_threads(args.threads)
     step = step_of(network, *models_of(network, args.device)[name], batch, args.device, args.dtype)
-    if args.device == 'cuda':
-        before = torch.cuda.memory_allocated()
-        step()
-        step()
-        queue.put((torch.cuda.max_memory_allocated() - before) / 2**20)
-        return
     gc.collect()
     with open('/proc/self/clear_refs', 'w') as file:
         file.write('5')  # the peak starts from what is there now
@@ -217,6 +211,14 @@ def peak() -> float:
     """The most memory that this process has had, in MB."""
     with open('/proc/self/status') as file:
         return next(int(line.split()[1]) for line in file if line.startswith('VmHWM')) / 1024
+
+
+def gpu_memory(step) -> float:
+    """By how many MB a training step raises what is allocated on the GPU."""
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step()
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
 
 
 def peak_memory(*args) -> float:
@@ -260,12 +262,14 @@ def seconds_on_gpu(step) -> float:
 def network_table(network: str, args) -> None:
     batch = BATCH[args.device].get(network, args.batch)
     models = models_of(network, args.device)
-    times = measure({name: step_of(network, *model, batch, args.device, args.dtype)
-                     for name, model in models.items()}, args.rounds, args.device)
-    gc.collect()
+    steps = {name: step_of(network, *model, batch, args.device, args.dtype) for name, model in models.items()}
+    times = measure(steps, args.rounds, args.device)
     if args.device == 'cuda':
-        torch.cuda.empty_cache()
-    peaks = {name: peak_memory(network, name, batch, args) for name in models}
+        peaks = {name: gpu_memory(step) for name, step in steps.items()}
+    else:
+        steps.clear()
+        gc.collect()
+        peaks = {name: peak_memory(network, name, batch, args) for name in models}
     peers = [name for name in models if name.startswith('mmpretrain')] or ['mmone, separate']
     peer = 'mmpretrain' if len(peers) > 1 else 'separate'
     best = min(np.median(times[name]) for name in peers)

@@ -204,8 +204,9 @@ def run_tool(name, *args):
 
 
 # Starting Python and importing OpenMMLab takes several times longer than training a tiny model. This server
-# has imported it, and done nothing with it: the processes that it forks are like new ones.
-SERVER = multiprocessing.get_context('forkserver')
+# has imported it, and done nothing with it: the processes that it forks are like new ones. With CUDA they would not
+# be: the libraries ask it something when they are imported, and a fork cannot use it then.
+SERVER = multiprocessing.get_context('spawn' if torch.cuda.is_available() else 'forkserver')
 SERVER.set_forkserver_preload(['mmone.engine.train', 'mmone.engine.test'] + [
     f'{task}.{part}' for task in TASKS for part in ('datasets', 'models', 'engine', 'evaluation', 'visualization')])
 

@@ -12,9 +12,14 @@ from .covering import covering
 from .kit import TASKS, run_command
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-# How far a loss may be from float64's, and how far apart the directions of all gradients (1 - cosine).
-LOSS = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-DIRECTION = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 3e-1}
+# How much farther than twice as far as separate branches a step may be from float64's: its loss, relatively, and the
+# direction of all gradients (1 - cosine). A deep network that was not trained makes much of each rounding.
+SLACK = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+
+
+@pytest.fixture(autouse=True)
+def _no_tf32(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)
 
 
 def step(model, x, dtype):
@@ -25,17 +30,23 @@ def step(model, x, dtype):
     return loss.item(), torch.cat([p.grad.double().flatten() for p in model.parameters()])
 
 
+def distances(found, expected):
+    """From a step to that of float64: of the losses, relatively, and of the gradients, 1 - cosine."""
+    return abs(found[0] / expected[0] - 1), 1 - torch.cosine_similarity(found[1], expected[1], 0).item()
+
+
 def assert_steps_are_the_same(device, arch, dtype, branch_mode, **options):
     torch.manual_seed(0)
     exact = MobileOne(arch, branch_mode='separate', init_gamma=0.5)
     exact.init_weights()
-    model = MobileOne(arch, branch_mode=branch_mode, **options)
-    model.load_state_dict(exact.state_dict())
-    x = torch.randn(4, 3, 64, 64)
-    loss, gradient = step(exact.double().to(device).train(), x.double().to(device), torch.float64)
-    found, direction = step(model.to(device).train(), x.to(device), dtype)
-    assert abs(found - loss) < LOSS[dtype] * loss
-    assert 1 - torch.cosine_similarity(direction, gradient, 0).item() < DIRECTION[dtype]
+    plain, model = MobileOne(arch, branch_mode='separate'), MobileOne(arch, branch_mode=branch_mode, **options)
+    for other in (plain, model):
+        other.load_state_dict(exact.state_dict())
+    x = torch.randn(4, 3, 64, 64).to(device)
+    expected = step(exact.double().to(device).train(), x.double(), torch.float64)
+    allowed = distances(step(plain.to(device).train(), x, dtype), expected)
+    for found, bound in zip(distances(step(model.to(device).train(), x, dtype), expected), allowed):
+        assert found <= 2 * bound + SLACK[dtype]
     for buffer in model.buffers():
         assert buffer.isfinite().all()
 
