@@ -42,10 +42,10 @@ td.number, th.number {{ text-align: right; white-space: nowrap; }}
 """
 
 
-def plain(text: str) -> str:
+def plain(text: str, limit: int = 120) -> str:
     """Text in one line without control characters, and not endless."""
     text = ' '.join(''.join(letter if letter.isprintable() else ' ' for letter in text).split())
-    return text if len(text) <= 120 else text[:119] + '…'
+    return text if len(text) <= limit else text[:limit - 1] + '…'
 
 
 def markdown_text(text: str) -> str:

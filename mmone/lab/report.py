@@ -55,11 +55,15 @@ def check_folder(folder: Path) -> None:
     """Raise InputError where no report can be written: it would replace what is no report's."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f'cannot write a report to {folder}: it is a file')
-    there = [path.name for path in folder.iterdir()] if folder.exists() else []
-    foreign = [name for name in there if name not in (MARKDOWN, PAGE) and not name.endswith('.png')]
-    if foreign or there and MARKDOWN not in there:
-        raise InputError(f'cannot write a report to {folder}: it has {(foreign or there)[0]}, which no report wrote; '
-                         'give a new folder')
+    there = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    written = set()
+    if MARKDOWN in there:
+        text = (folder / MARKDOWN).read_text(encoding='utf-8', errors='replace')
+        written = {MARKDOWN, PAGE, *re.findall(r'\]\(([\w-]+\.png)\)', text)}
+    foreign = sorted(there - written)
+    if foreign:
+        raise InputError(f'cannot write a report to {folder}: it has {foreign[0]}, which no report wrote; give a new '
+                         'folder')
     if not folder.parent.is_dir():
         raise InputError(f'cannot write a report to {folder}: there is no directory {folder.parent}')
 
@@ -253,7 +257,7 @@ def _reading() -> Iterator[Block]:
 
 
 def _panel(panel: Panel, markers: plots.Markers, name: str, folder: Path) -> Iterator[Block]:
-    title = f'{panel.machine.name}: {_words(panel.setting)}'
+    title = _title(panel)
     yield Heading(3, _words(panel.setting))
     yield Items([f'{claim.title}: {claim.verdict}. {claim.words}' for claim in panel.claims()] or [
         'Too few networks to say anything of the paper’s claims.'])
@@ -270,6 +274,10 @@ def _panel(panel: Panel, markers: plots.Markers, name: str, folder: Path) -> Ite
         yield Heading(4, 'All networks')
         yield _table(panel)
     yield from _ablation(panel, name, folder)
+
+
+def _title(panel: Panel) -> str:
+    return f'{plain(panel.machine.name, 60)}: {_words(panel.setting)}'
 
 
 def _picture(figure: plots.Figure, name: str, folder: Path, text: str) -> Picture:
@@ -349,7 +357,7 @@ def _ablation(panel: Panel, name: str, folder: Path) -> Iterator[Block]:
     base = next((one for one in panel.ablation if one.model.name == paper.PLAIN), None)
     if base is None or len(panel.ablation) == 1:
         return
-    title = f'{panel.machine.name}: {_words(panel.setting)}'
+    title = _title(panel)
     yield Heading(4, 'The ablations of a 30-layer network')
     yield _picture(plots.ablations(panel, title), f'{name}-ablations', folder,
                    f'Latency by activation and block as multiples of the plain chain with ReLU, {title}')

@@ -258,6 +258,9 @@ def test_second_report_replaces_the_first_whole(tmp_path):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
     write_report(ablation(runtime='torch', gelu=(2, 1)), folder)
     assert not {path.name for path in folder.glob('*.png')} & {*first}
+    (folder / 'screenshot.png').write_bytes(b'')
+    with pytest.raises(InputError, match='screenshot.png, which no report wrote'):
+        write_report(ablation(gelu=(2, 1)), folder)
 
 
 def test_nothing_of_others_is_replaced(tmp_path):
