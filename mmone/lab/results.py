@@ -13,7 +13,7 @@ from typing import Any
 from mmone.errors import InputError
 from mmone.version import __version__
 
-from .browser import VERSION
+from .ort_web import VERSION
 from .served import Served
 from .store import Latency, Machine, Measurement, Setting
 

@@ -43,7 +43,7 @@ class Served(NamedTuple):
 
     def told(self) -> dict[str, Any]:
         """What the page is told of it, as JSON takes it."""
-        meta = self.meta and {key: self.meta.get(key) for key in _TOLD}
+        meta = self.meta and {key: self.meta[key] for key in _TOLD if key in self.meta}
         dtype, channels = (meta['input']['dtype'], len(meta['input']['mean'])) if meta else ('float32', 3)
         return dict(name=self.model.name, title=self.path.name if meta else self.model.name, address=self.address,
                     bytes=self.path.stat().st_size, precision=self.precision,

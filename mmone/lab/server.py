@@ -31,7 +31,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mmone.errors import InputError
 from mmone.version import __version__
 
-from . import browser, protocol
+from . import ort_web, protocol
 from .results import read_results
 from .served import Served, by_name
 from .store import Measurement, Store
@@ -41,9 +41,8 @@ PAGE = Path(__file__).parent / 'page'
 TYPES = {'.html': 'text/html', '.css': 'text/css', '.js': 'text/javascript', '.mjs': 'text/javascript',
          '.svg': 'image/svg+xml', '.wasm': 'application/wasm', '.onnx': 'application/octet-stream'}
 HEADERS = {
-    # Without these two no browser lets WebAssembly have threads, nor the page a precise clock.
-    'cross-origin-opener-policy': 'same-origin', 'cross-origin-embedder-policy': 'require-corp',
-    'cross-origin-resource-policy': 'same-origin',
+    # With the opener's policy below: what isolates a page, so that it may have threads and a precise clock.
+    'cross-origin-embedder-policy': 'require-corp', 'cross-origin-resource-policy': 'same-origin',
     'content-security-policy': "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; "
                                "connect-src 'self'; style-src 'self'; img-src 'self' blob:; base-uri 'none'; "
                                "form-action 'none'; frame-ancestors 'none'",
@@ -51,6 +50,8 @@ HEADERS = {
 }
 MOST_BYTES, MOST_SECONDS = 1 << 16, 10.0  # of a request's body
 POSTS_A_MINUTE, MOST_MACHINES = 30, 100
+OPENER = {'cross-origin-opener-policy': 'same-origin'}  # which browsers complain of at an address that is not secure
+LOOPBACK = ('localhost', '127.0.0.1', '::1')
 _KEEP = 'private, max-age=31536000, immutable'  # of what has its version or its content in its address
 
 
@@ -87,11 +88,11 @@ def make_app(models: Sequence[Served], out: str | Path, token: str | None = None
 def _table(models: Sequence[Served]) -> tuple[dict[str, tuple[Path, str]], dict]:
     """Address → file and how long it may be kept, for all that is served; and the list of models for the page."""
     table = {path.name: (path, 'no-cache') for path in PAGE.iterdir() if path.suffix in TYPES}
-    runtime = f'ort-{browser.VERSION}/'
-    table.update({runtime + name: (browser.runtime_folder() / name, _KEEP) for name in browser.FILES})
+    runtime = f'ort-{ort_web.VERSION}/'
+    table.update({runtime + name: (ort_web.runtime_folder() / name, _KEEP) for name in ort_web.FILES})
     entries = [served.told() for served in by_name(models).values()]
     table.update({entry['address']: (served.path, _KEEP) for entry, served in zip(entries, models)})
-    return table, dict(runtime=runtime, version=browser.VERSION, mmone=__version__, constants=_constants(),
+    return table, dict(runtime=runtime, version=ort_web.VERSION, mmone=__version__, constants=_constants(),
                        models=entries)
 
 
@@ -111,10 +112,12 @@ class _Door:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope['type'] != 'http':
             return await self._app(scope, receive, send)
+        host = _host_of(scope)
+        secure = scope['scheme'] == 'https' or host in LOOPBACK
 
         async def send_with_headers(message: Message) -> None:
             if message['type'] == 'http.response.start':
-                MutableHeaders(scope=message).update(HEADERS)
+                MutableHeaders(scope=message).update(HEADERS | (OPENER if secure else {}))
             await send(message)
 
         if self._token is not None:
@@ -122,7 +125,7 @@ class _Door:
             inside = hmac.compare_digest(given.encode(), self._token.encode())
             scope = dict(scope, root_path=f'/{self._token}')
         else:
-            inside = not self._hosts or _host_of(scope) in self._hosts
+            inside = not self._hosts or host in self._hosts
         await (self._app if inside else PlainTextResponse('Not Found', 404))(scope, receive, send_with_headers)
 
 
@@ -226,8 +229,8 @@ class Server:
 
     def __init__(self, out: str | Path, host: str = '127.0.0.1', port: int = 0,
                  certificate: Sequence[str | Path] | None = None):
-        if not browser.is_set_up():
-            raise InputError(f'onnxruntime-web {browser.VERSION}, which computes in the browser, was not fetched yet',
+        if not ort_web.is_set_up():
+            raise InputError(f'onnxruntime-web {ort_web.VERSION}, which computes in the browser, was not fetched yet',
                              parameter='set_up')
         Store(out).close()
         self._out, self._secured = out, _secured(certificate)
@@ -235,7 +238,7 @@ class Server:
         ip, port = self._socket.getsockname()[:2]
         loopback = ipaddress.ip_address(ip).is_loopback
         self.token = None if loopback else secrets.token_urlsafe(16)
-        self._hosts = ('localhost', '127.0.0.1', '::1', ip, host.lower()) if loopback else ()
+        self._hosts = (*LOOPBACK, ip, host.lower()) if loopback else ()
         shown = _shown(host, ip)
         self.address = (f'http{"s" if certificate else ""}://{f"[{shown}]" if ":" in shown else shown}:{port}/'
                         + (f'{self.token}/' if self.token else ''))
@@ -274,8 +277,9 @@ def _secured(certificate: Sequence[str | Path] | None) -> dict[str, Any]:
     try:
         ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(chain, key, password=lambda: '')
     except (OSError, ValueError) as error:  # ssl's errors are OSErrors
-        raise InputError(f'the certificate {chain} with the key {key} cannot be used: '
-                         f'{getattr(error, "strerror", None) or error}', parameter='certificate') from None
+        reason = str(getattr(error, 'strerror', None) or error).lower()
+        raise InputError(f'the certificate {chain} with the key {key} cannot be used: {reason}',
+                         parameter='certificate') from None
     return dict(ssl_certfile=chain, ssl_keyfile=key)
 
 

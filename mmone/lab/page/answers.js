@@ -23,9 +23,8 @@ export function readAnswer(outputs, meta, input, {height, width}) {
 
 /** The classes that a picture is of: the best, or where it may be of several, those that reach the head's threshold. */
 function positive(best, decision) {
-  if (!decision) return best.slice(0, 1);
-  return decision.threshold === null ? best.slice(0, decision.topk)
-    : best.filter(({score}) => score >= decision.threshold);
+  const {threshold = null, topk = 1} = decision ?? {};
+  return threshold === null ? best.slice(0, topk) : best.filter(({score}) => score >= threshold);
 }
 
 /** The class of each of the picture's pixels, and the fraction of each class. */

@@ -55,6 +55,7 @@ function offer() {
   };
   const usable = lab.models.filter(model => !obstacle(model.meta));
   get('model').append(...usable.map(model => new Option(`${model.title} (${model.meta.task})`, model.name)));
+  get('photo').hidden = !navigator.maxTouchPoints;  // a computer on a desk has no camera to hold up
   get('no-picture').hidden = usable.length > 0;
   get('try').hidden = !usable.length;
 }
@@ -113,6 +114,7 @@ function busy(is) {
   settings.elements.threads.disabled ||= settings.elements.backend.value === 'webgpu';
   if (is) {
     get('chart').hidden = false;
+    get('progress').scrollIntoView({block: 'start'});
     get('sent').textContent = get('backend').textContent = '';
   }
 }

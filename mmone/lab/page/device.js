@@ -33,13 +33,13 @@ const BROWSERS = {Edg: 'Edge', EdgA: 'Edge', OPR: 'Opera', SamsungBrowser: 'Sams
 export function fromAgent(agent) {
   const token = Object.keys(BROWSERS).find(name => agent.includes(`${name}/`));
   const parts = (/\(([^)]*)\)/.exec(agent)?.[1] ?? '').split(/;\s*/);
-  const iOS = /(?:iPhone )?OS (\d+)_(\d+)/.exec(agent);
-  const android = parts.findIndex(part => part.startsWith('Android'));
-  const device = /^(iPhone|iPad|iPod)/.test(parts[0]) ? parts[0] : parts[android + 1];
+  const iOS = /^iP/.test(parts[0]) && /OS (\d+)_(\d+)/.exec(agent);
+  const android = /Android [\d.]+/.exec(agent)?.[0];
+  const model = /; Android [\d.]+; ([^;)]+?)(?: Build\/|[;)])/.exec(agent)?.[1];
   return {
     browser: BROWSERS[token], version: token && new RegExp(`${token}/(\\d+)`).exec(agent)?.[1],
-    system: iOS && !agent.includes('Macintosh') ? `iOS ${iOS[1]}.${iOS[2]}` : parts[android] ?? parts.slice(0, 2).join(' '),
-    device: (android >= 0 && device !== 'K') || iOS && !agent.includes('Macintosh') ? device : '',
+    system: iOS ? `iOS ${iOS[1]}.${iOS[2]}` : android ?? parts.slice(0, 2).join(' '),
+    device: iOS ? parts[0] : model && model !== 'K' ? model : '',
     architecture: '',
   };
 }

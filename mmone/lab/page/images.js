@@ -187,7 +187,7 @@ function areaEnlarged(before, after) {
 }
 
 // Pillow's (src/libImaging/Resample.c of Pillow 12): kernels are widened where an image shrinks, weights are integers,
-// and lines are rounded to bytes before columns are computed.
+// and lines are rounded to bytes before columns are computed. Pillow 13 begins with the columns of some images.
 
 const BITS = 22;
 const PILLOW = {

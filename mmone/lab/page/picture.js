@@ -117,7 +117,7 @@ function drawMask(context, mask, {height, width}, colours) {
   const pixels = new ImageData(width, height);
   for (let i = 0; i < mask.length; i++) {
     const [r, g, b] = colours.get(mask[i]);
-    pixels.data.set([r, g, b, 150], i * 4);
+    pixels.data.set([r, g, b, 128], i * 4);
   }
   layer.getContext('2d').putImageData(pixels, 0, 0);
   context.imageSmoothingEnabled = false;

@@ -89,7 +89,7 @@ async function measureGroup(ready, runs, constants, progress, step) {
     if (attempt) progress.total += left.length * Math.min(constants.rounds, runs);
     const times = await takeTurns(left, runs, constants, (each, soFar) => {
       self.postMessage({is: 'turn', name: each.model.name, median: median(soFar)});
-      step(`${attempt ? 'again, since it was unsteady: ' : ''}${each.model.title}`);
+      step(`measuring ${each.model.title}${attempt ? ' again, since it was unsteady' : ''}`);
     });
     for (const each of left) {
       const latency = summarize(times.get(each), constants);
