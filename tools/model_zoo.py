@@ -55,6 +55,8 @@ def summary(entry: Entry) -> str:
     """What a model reached, in how long and on what; or that nobody trained it, and the paper's figure."""
     record = entry.metadata
     paper = f'paper: {_paper(record)}' if 'Paper' in record else 'the paper has no figure for it'
+    if 'Shape' in record:
+        paper = f'{record["Shape"]}; {paper}'
     if not entry.results:
         return f'Not trained yet; {paper}.'
     reached = f'{_scores(entry.results[0]["Metrics"])} on {entry.results[0]["Dataset"]}'
@@ -90,13 +92,14 @@ def _row(cells) -> str:
 
 
 def _variants():
-    """S0 to S4 as classifiers of ImageNet."""
+    """All variants as classifiers of ImageNet."""
     yield 'variant', 'branches k', 'SE blocks', 'parameters deployed', 'multiply-adds 224²', 'ImageNet top-1 / top-5'
     for name, arch in ARCHS.items():
         entry = entries()[f'mobileone-{name}_8xb32_in1k']
-        metrics = entry.results[0]['Metrics']
-        yield (name.upper(), arch['num_conv_branches'][0], sum(arch['num_se_blocks']) or '–', *_size(entry),
-               ' / '.join(_score(metrics, metric) for metric in metrics))
+        metrics = entry.results[0]['Metrics'] if entry.results else {}
+        yield (name if 'Shape' in entry.metadata else name.upper(), arch['num_conv_branches'][0],
+               sum(arch['num_se_blocks']) or '–', *_size(entry),
+               ' / '.join(_score(metrics, metric) for metric in metrics) or 'not trained yet')
 
 
 def _models(task: str):
@@ -153,7 +156,8 @@ def _scores(metrics: dict) -> str:
 
 def _paper(record: dict) -> str:
     figures = [f'{value} {METRICS[name][0]}' for name, value in record.get('Paper', {}).items()]
-    return ', '.join([*figures, record['Paper Note']] if 'Paper Note' in record else figures)
+    notes = [record[key] for key in ('Paper Note', 'Shape') if key in record]
+    return ', '.join([*figures, *notes])
 
 
 if __name__ == '__main__':

@@ -95,7 +95,7 @@ def _of_timm(name: str) -> Subject:
     else:
         known, here = list_models(), is_model(name)
     if not here:
-        names = [*PEERS, *NETWORKS, *entries(), *known]
+        names = list(dict.fromkeys([*PEERS, *NETWORKS, *entries(), *known]))
         nearest = difflib.get_close_matches(name, names, n=3, cutoff=0)
         raise InputError(f'no model {name!r}: expected the name of a network of the lab, of timm or of the model zoo, '
                          f'a config file or an exported file ({", ".join(SUFFIXES)}); the nearest names are '

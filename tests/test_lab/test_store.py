@@ -24,10 +24,11 @@ def measurement(**setting):
 
 def writing(path, threads):
     """A process that adds a row for each of some numbers of threads, one line after each."""
-    code = ('import sys\nfrom tests.test_lab.test_store import *\n'
+    code = ('from mmone.lab.store import *\n'  # nothing that takes long to import
             f'with Store({str(path)!r}) as store:\n'
             f'    for threads in {threads!r}:\n'
-            '        store.add(measurement(threads=threads))\n'
+            '        setting = Setting("onnxruntime", threads=threads)\n'
+            f'        store.add(Measurement({MACHINE!r}, {MODEL!r}, setting, {LATENCY!r}))\n'
             '        print(threads, flush=True)\n')
     return subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True, env=environment())
 
