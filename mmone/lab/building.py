@@ -72,7 +72,7 @@ def _settle(network: Network, images: Tensor) -> None:
         norm.running_var.clamp_(min=norm.running_var.mean().item())
 
 
-def fused(network: Network) -> Network:
+def fused(network: Network) -> nn.Module:
     """A copy with train-time branches folded: ours, mmpretrain's and timm's."""
     if type(network.model).__module__.startswith('timm.'):
         from timm.utils import reparameterize_model
@@ -104,15 +104,16 @@ def prepare(subject: Subject, batch: int, shape: tuple[int, int], folder: Path) 
 def _make(subject: Subject, batch: int, shape: tuple[int, int], folder: Path) -> Prepared:
     images = torch.rand(batch, 3, *shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
     network = build(subject, shape)
-    folded = fused(network) if subject.fuse else network
+    folded: Any = fused(network) if subject.fuse else network
     expected = answers(folded, images)
     apart = difference(answers(network, images), expected)
     if not apart < TOLERANCE:
         raise InputError(f'{subject.model.name} answers otherwise with its branches folded (by {apart:.1e})')
     size = network_complexity(folded, images[:1])
     prepared = Prepared(folder, size.parameters, size.multiply_adds, _count(network) != _count(folded))
-    np.savez(prepared.example, images=images.numpy(), **{f'output{i}': array for i, array in enumerate(expected)})
-    folded.outputs = {f'output{i}': () for i in range(len(expected))}
+    arrays: dict[str, Any] = {f'output{i}': array for i, array in enumerate(expected)}
+    np.savez(prepared.example, images=images.numpy(), **arrays)
+    folded.outputs = dict.fromkeys(arrays, ())
     try:
         with torch.no_grad():
             get_writer('onnx').write(folded, images, (), False, '{}', prepared.onnx)

@@ -201,13 +201,14 @@ class _Run:
                     assert job.folder
                     try:
                         worker.prepare(job.task.subject, setting.batch, (setting.height, setting.width), job.folder)
+                        self._step(f'{job.model} is ready')
                     except (Refused, Died) as error:
+                        self._step(f'{job.model} cannot be made ready')
                         for other in jobs:
                             if other.folder == job.folder:
                                 self._fail(other, str(error))
                         if isinstance(error, Died):
                             break
-                    self._step(f'{job.model} is ready')
 
     def _leave_out(self, jobs: list[_Job]) -> None:
         """What models that are ready turn out to have no form for."""

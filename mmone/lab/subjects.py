@@ -101,9 +101,9 @@ def _of_timm(name: str) -> Subject:
                          f'a config file or an exported file ({", ".join(SUFFIXES)}); the nearest names are '
                          f'{", ".join(nearest)}')
     given = get_pretrained_cfg(name)
-    size = given.input_size[1:] if given and given.fixed_input_size else SIZE
+    size = (given.input_size[1], given.input_size[2]) if given and given.fixed_input_size else SIZE
     return Subject(Model(name, 'timm', name.partition('_')[0].rstrip('0123456789')), 'mmone.lab.peers:timm',
-                   dict(name=name), shape=tuple(size))
+                   dict(name=name), shape=size)
 
 
 def _need(package: str) -> None:

@@ -44,7 +44,7 @@ def test_networks_and_files_are_measured_and_not_again(trained, capsys):
 
 
 @pytest.mark.parametrize('arguments, message', [
-    (['mobilenetv2_10'], "no model 'mobilenetv2_10': .*nearest names are mobilenetv2_100"),
+    (['mobilenetv2_10'], "no model 'mobilenetv2_10': .*nearest names are .*mobilenetv2_100,"),
     (['mobileone-s0', '--runtime', 'tensorrt'], r"unknown runtime 'tensorrt': expected .* \(--runtime\)"),
     (['mobileone-s0', '--threads', '0'], 'must be at least 1, got 0'),
     (['mobileone-s0', '--out', 'missing/lab.db'], 'cannot keep measurements in missing/lab.db'),

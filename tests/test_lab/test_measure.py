@@ -15,7 +15,9 @@ from mmone.lab import machine, measure, protocol, runtimes
 from mmone.lab.cache import Prepared, difference, folder_of, read
 from mmone.lab.store import Model, Setting, Store
 from mmone.lab.subject import Subject
+from mmone.lab.subjects import find_subject
 from mmone.lab.worker import Died, Refused, Worker
+from tests.conftest import CUDA
 
 # The protocol
 
@@ -207,10 +209,14 @@ def test_a_measurement_that_is_not_steady_is_made_again_and_marked_if_it_stays_s
 
 def test_models_that_cannot_be_measured_are_named_and_the_rest_is_measured(fake, lab):
     fake.times['breaks'] = lambda made: Refused('an operator is missing')
-    failures = lab('unbuildable', 'a', 'breaks')
+    steps = []
+    failures = lab('unbuildable', 'a', 'breaks', listen=steps.append)
     assert {(failure.task.subject.model.name, failure.reason) for failure in failures} == {
         ('unbuildable', 'no such layer'), ('breaks', 'an operator is missing')}
     assert list(lab.rows()) == ['a']
+    assert [step.text for step in steps if 'ready' in step.text] == [
+        'unbuildable cannot be made ready', 'a is ready', 'breaks is ready']
+    assert steps[-1].done == steps[-1].total
 
 
 def test_a_model_that_ends_the_process_is_tried_alone_and_the_others_go_on(fake, lab):
@@ -240,6 +246,15 @@ def test_every_runtime_and_number_of_threads_has_a_process_of_its_own(fake, lab)
     lab('a', runtimes=('onnxruntime', 'openvino'), threads=(1, 2))
     assert [one for one in fake.asked if one[0] in ('start', 'end')][2:] == [
         ('start', 1), ('end', ), ('start', 1), ('end', ), ('start', 2), ('end', ), ('start', 2), ('end', )]
+
+
+@pytest.mark.parametrize('device', [CUDA])
+def test_a_gpu_is_timed_in_both_precisions(device, tmp_path):
+    tasks = measure.plan([find_subject('mobileone-micro68')], shape=(64, 64), device=device)
+    with Store(tmp_path / 'lab.db') as store:
+        assert measure.measure(tasks, store, 2, cache=tmp_path / 'cache') == []
+        assert {(one.setting.runtime, one.setting.device, one.setting.precision) for one in store.measurements()} == {
+            ('torch', 'cuda', 'float32'), ('torch', 'cuda', 'float16')}
 
 
 # What is asked for
