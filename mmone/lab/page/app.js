@@ -76,6 +76,7 @@ async function measure() {
   const find = name => entries.find(entry => entry.name === name);
   const unsent = [], draw = () => drawBars(get('bars'), entries);
   busy(true);
+  const awake = await navigator.wakeLock?.request('screen').catch(() => null);  // a phone that sleeps is slow
   draw();
   const sending = [];
   const job = {task: 'measure', models: lab.models.filter(({name}) => chosen.has(name)), runs: Number(runs),
@@ -104,6 +105,7 @@ async function measure() {
     say(error.message);
     if (sending.length) await report(sending);
   }
+  await awake?.release();
   busy(false);
 }
 

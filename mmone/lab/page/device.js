@@ -2,7 +2,7 @@
 
 /** The description that the server takes, with an id by which this browser is known again. */
 export async function describeDevice() {
-  const told = await fromHints() ?? fromAgent(navigator.userAgent);
+  const told = await fromHints().catch(() => null) ?? fromAgent(navigator.userAgent);
   return {
     id: ownId(), browser: plain(told.browser) || 'browser', version: plain(told.version),
     system: plain(told.system) || 'unknown system', device: plain(told.device),

@@ -9,13 +9,11 @@ const LEAST_SCORE = 0.3;
 export async function decode(file, meta) {
   const {color_type: type = 'color', backend = 'cv2'} = meta.reading ?? {};
   const turned = type.endsWith('_ignore_orientation') || backend === 'turbojpeg';
-  let bitmap;
-  try {
-    bitmap = await createImageBitmap(file, {
-      imageOrientation: turned ? 'none' : 'from-image', colorSpaceConversion: 'none', premultiplyAlpha: 'none'});
-  } catch {
-    throw new Error('this browser cannot read the picture: choose another');
-  }
+  const options = {
+    imageOrientation: turned ? 'none' : 'from-image', colorSpaceConversion: 'none', premultiplyAlpha: 'none'};
+  const bitmap = await createImageBitmap(file, options)
+    .catch(() => createImageBitmap(file))  // of browsers that know not all of the options
+    .catch(() => { throw new Error('This browser cannot read the picture: choose another.'); });
   const shrink = Math.min(1, Math.sqrt(MOST_PIXELS / (bitmap.width * bitmap.height)));
   const width = Math.round(bitmap.width * shrink), height = Math.round(bitmap.height * shrink);
   const canvas = element('canvas', {width, height});
