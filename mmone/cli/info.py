@@ -1,8 +1,6 @@
 """Print what a bug report needs: versions, machine, compiled modules, runtimes, folders."""
 import os
 import platform
-import re
-import subprocess
 import sys
 from argparse import Namespace
 from importlib import import_module
@@ -11,6 +9,7 @@ from pathlib import Path
 
 from mmone.csrc import load
 from mmone.formats import FORMATS
+from mmone.lab.machine import processor, usable_cores
 from mmone.libraries import TASKS, import_library
 from mmone.version import __version__
 
@@ -53,28 +52,13 @@ def run(args: Namespace) -> None:
 
 
 def _machine() -> list[tuple[str, str]]:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     model, features = processor()
     return [('mmone', f'{__version__} in {Path(__file__).parents[1]}'),
             ('Python', f'{platform.python_version()} ({sys.executable})'),
             ('system', platform.platform()),
-            ('CPU', f'{model}, {usable} of {os.cpu_count()} cores usable'),
+            ('CPU', f'{model}, {usable_cores()} of {os.cpu_count()} cores usable'),
             ('CPU features', ' '.join(name for name in FEATURES if name in features) or 'unknown'),
             ('GPU', _gpu())]
-
-
-def processor() -> tuple[str, set[str]]:
-    """Model and features of the CPU, as far as the system tells."""
-    if Path('/proc/cpuinfo').is_file():
-        text = Path('/proc/cpuinfo').read_text()
-        name = re.search(r'^model name\s*:\s*(.+)', text, re.MULTILINE)
-        features = re.search(r'^(?:flags|Features)\s*:\s*(.+)', text, re.MULTILINE)
-        return (name[1] if name else platform.machine()), set(features[1].split() if features else ())
-    model = platform.processor() or platform.machine()
-    if platform.system() == 'Darwin':
-        model = subprocess.run(['sysctl', '-n', 'machdep.cpu.brand_string'], capture_output=True,
-                               text=True).stdout.strip() or model
-    return model, set()
 
 
 def _gpu() -> str:
