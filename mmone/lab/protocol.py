@@ -15,8 +15,9 @@ out. Where the paper leaves it open:
   outliers themselves do not move (Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993), and is taken as
   :data:`CLOCK` of the median at least.
 - **What is kept** gives the median, the 10th and 90th percentile and the minimum.
-- **Steady** is a measurement whose percentiles are apart by less than :data:`SPREAD` of the median. Another is made
-  again, up to :data:`ATTEMPTS` times; the steadiest is kept and, if it is not steady, marked.
+- **Steady** is a measurement whose percentiles are apart by less than :data:`SPREAD` of the median, and of whose runs
+  at most :data:`OUTLIERS` were discarded: more are no outliers. Another is made again, up to :data:`ATTEMPTS` times;
+  of those that are not steady the one with the least spread is kept, and marked.
 
 On a GPU, times are those between two events around the network, with the image and the answer in the GPU's memory;
 elsewhere they are the clock's, from the image as an array to the answer as an array.
@@ -38,6 +39,7 @@ WARM_UP_SECONDS = 10.0
 DEVIATIONS = 3
 CLOCK = 0.02
 SPREAD = 0.25
+OUTLIERS = 0.25
 ATTEMPTS = 3
 REST = 0.05  # seconds
 
@@ -89,7 +91,7 @@ def summarize(times: Sequence[float], started: str, load: float | None = None) -
     rest = kept(times)
     p10, middle, p90 = (float(value) for value in np.percentile(rest, [10, 50, 90]))
     return Latency(started, len(rest), len(times) - len(rest), middle, p10, p90, min(rest),
-                   steady=p90 - p10 < SPREAD * middle, load=load)
+                   steady=p90 - p10 < SPREAD * middle and len(times) - len(rest) <= OUTLIERS * len(times), load=load)
 
 
 def spread(latency: Latency) -> float:

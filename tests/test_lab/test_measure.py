@@ -49,6 +49,12 @@ def test_steady_is_what_varies_by_less_than_a_quarter(half, steady):
     assert found.discarded == 0 and found.steady is steady
 
 
+@pytest.mark.parametrize('slow, steady', [(25, True), (26, False)])
+def test_more_than_a_quarter_of_the_runs_are_no_outliers(slow, steady):
+    found = protocol.summarize([1.0] * (100 - slow) + [3.0] * slow, 'now')
+    assert (found.discarded, found.p90, found.steady) == (slow, 1.0, steady)
+
+
 @pytest.mark.parametrize('runs, expected', [(1, [1]), (3, [1, 1, 1]), (23, [3, 3, 3, 2, 2, 2, 2, 2, 2, 2]),
                                             (100, [10] * 10)])
 def test_runs_are_cut_into_rounds(runs, expected):
