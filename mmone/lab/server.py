@@ -98,8 +98,8 @@ def _table(models: Sequence[Served]) -> tuple[dict[str, tuple[Path, str]], dict]
 
 def _constants() -> dict[str, float]:
     """The protocol's, by which the page measures as the lab does."""
-    names = ('RUNS', 'ROUNDS', 'WINDOW', 'STABLE', 'WARM_UP_SECONDS', 'DEVIATIONS', 'CLOCK', 'SPREAD', 'ATTEMPTS',
-             'REST')
+    names = ('RUNS', 'ROUNDS', 'WINDOW', 'STABLE', 'WARM_UP_SECONDS', 'DEVIATIONS', 'CLOCK', 'SPREAD', 'OUTLIERS',
+             'ATTEMPTS', 'REST')
     return {name.lower(): getattr(protocol, name) for name in names}
 
 

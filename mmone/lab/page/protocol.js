@@ -29,9 +29,10 @@ export function kept(times, constants) {
 export function summarize(times, constants) {
   const rest = kept(times, constants);
   const [p10, middle, p90] = [10, 50, 90].map(percent => percentile(rest, percent));
+  const discarded = times.length - rest.length;
   return {
-    runs: rest.length, discarded: times.length - rest.length, median: middle, p10, p90, minimum: Math.min(...rest),
-    steady: p90 - p10 < constants.spread * middle,
+    runs: rest.length, discarded, median: middle, p10, p90, minimum: Math.min(...rest),
+    steady: p90 - p10 < constants.spread * middle && discarded <= constants.outliers * times.length,
   };
 }
 
