@@ -70,8 +70,8 @@ def test_every_command_says_how_to_install_what_is_missing(tmp_path):
     arguments = dict(train=['x.py'], test=['x.py', 'x.pth'], predict=['x.pth', '--model', 'x.py'],
                      export=['x.py', 'x.pth', '--out', 'y.onnx'], convert=['x.pth', 'y.pth'],
                      reparameterize=['x.py', 'x.pth', 'y.pth'], flops=['x.py'], browse=['x.py', '--out-dir', 'y'],
-                     config=['x.py'], shapes=['y', '--images', '1'], zoo=[], demo=[])
-    assert {*arguments, 'info'} == set(COMMANDS)
+                     config=['x.py'], shapes=['y', '--images', '1'], zoo=[], bench=['x'], demo=[])
+    assert {*arguments, 'info', 'lab'} == set(COMMANDS)  # the lab's actions have a line each
     lines = run(f'''
 import contextlib, io, sys
 from mmone.cli import main

@@ -69,8 +69,8 @@ def _machine(id: str, browser: str, version: str, system: str, device: str, proc
     told = '\n'.join([id, browser, device, processor, str(cores)])
     return Machine(
         key=hashlib.sha256(told.encode()).hexdigest()[:16], name=f'{device or system}, {browser}', kind='browser',
-        processor=processor or device, cores=cores, memory=memory and int(memory * 2**30), system=system,
-        versions={browser: version, RUNTIME: VERSION, 'mmone': __version__})
+        processor=processor or device, cores=cores, memory=None if memory is None else int(memory * 2**30),
+        system=system, versions={browser: version, RUNTIME: VERSION, 'mmone': __version__})
 
 
 # The schema: for each key whether a value is right

@@ -21,7 +21,7 @@ function describe() {
   const facts = {
     Browser: `${device.browser} ${device.version}`, System: [device.device, device.system].filter(Boolean).join(', '),
     Processor: [device.cores && `${device.cores} cores`, device.processor].filter(Boolean).join(', ') || 'not told',
-    'Can compute with': `WebAssembly, ${plural(able.threads, 'thread')}${able.gpu ? `; WebGPU on ${able.gpu}` : ''}`,
+    'Computes by': `WebAssembly, ${plural(able.threads, 'thread')}${able.gpu ? `; WebGPU on ${able.gpu}` : ''}`,
   };
   get('device').replaceChildren(...Object.entries(facts).map(([name, value]) =>
     element('div', {}, element('dt', {}, name), element('dd', {}, value))));
@@ -78,6 +78,7 @@ async function measure() {
   busy(true);
   const awake = await navigator.wakeLock?.request('screen').catch(() => null);  // a phone that sleeps is slow
   draw();
+  get('stop').scrollIntoView({block: 'start'});
   const sending = [];
   const job = {task: 'measure', models: lab.models.filter(({name}) => chosen.has(name)), runs: Number(runs),
     constants: lab.constants};
@@ -116,7 +117,6 @@ function busy(is) {
   settings.elements.threads.disabled ||= settings.elements.backend.value === 'webgpu';
   if (is) {
     get('chart').hidden = false;
-    get('progress').scrollIntoView({block: 'start'});
     get('sent').textContent = get('backend').textContent = '';
   }
 }
