@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -26,10 +25,13 @@ EXAMPLES = """\
 example:
   mmone demo
 """
-IMAGES, SEED, VAL_FRACTION = 2500, 0, 0.2
+IMAGES, SEED, VAL_FRACTION = 2000, 0, 0.2
 LATENCY_RUNS = 50
 PICTURES, SCORE_THRESHOLD = 2, 0.3
 NEVER = 10_000  # epochs
+# Memory that is freed is kept, and lies in huge pages: an iteration frees and takes gigabytes, and half of its time is
+# page faults where they are slow, as on virtual machines. glibc alone reads it.
+MEMORY = 'glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=8589934592'
 # What a task is doing when its log has the line, and which part of its time has gone by then.
 STAGES = ((r'Epoch\(train\) +\[(\d+)\]\[ *(\d+)/(\d+)\]', 'training', 0.0), (r'Epoch\(test\)', 'evaluating', 0.85),
           (r'^exporting', 'exporting', 0.95))
@@ -51,9 +53,9 @@ class Task(NamedTuple):
 
 
 TASKS = (
-    Task('classification', 'classification/mobileone-s0_1xb32-12e_shapes-96x96.py', 'accuracy/top1', 1),
-    Task('detection', 'detection/ssdlite_mobileone-s0_1xb16-4e_shapes-160x160.py', 'coco/bbox_mAP_50', 100),
-    Task('segmentation', 'segmentation/mobileone-s0-d8_deeplabv3_1xb16-3e_shapes-96x96.py', 'mIoU', 1),
+    Task('classification', 'classification/mobileone-micro68_1xb32-12e_shapes-96x96.py', 'accuracy/top1', 1),
+    Task('detection', 'detection/ssdlite_mobileone-micro68_1xb16-5e_shapes-160x160.py', 'coco/bbox_mAP_50', 100),
+    Task('segmentation', 'segmentation/mobileone-micro68-d8_deeplabv3_1xb16-3e_shapes-96x96.py', 'mIoU', 1),
 )
 COLUMNS = ('task', 'metric', 'with branches', 'deployed', 'ONNX', 'parameters', 'deployed', 'latency ms', 'deployed',
            'ONNX', 'ONNX file MB', 'seconds')
@@ -74,8 +76,8 @@ def run(args: Namespace) -> None:
 def demonstrate(out: Path, configs: Path, data: Path) -> Path:
     """Run the whole demo.
 
-    On a CPU the classifier trains in two processes that share the cores, since small convolutions scale better over
-    processes than over threads; the other two tasks train side by side, with half of the cores each.
+    The classifier trains on all cores, and from its weights the other two tasks side by side, on half of them each.
+    Two processes for the classifier would be no faster, and half a batch each is too little for its BatchNorms.
 
     Args:
         out (Path): Folder for checkpoints, logs, the table and the picture.
@@ -88,8 +90,6 @@ def demonstrate(out: Path, configs: Path, data: Path) -> Path:
     Raises:
         subprocess.CalledProcessError: If a training fails; its log is shown.
     """
-    from mmengine.device import get_device
-
     from mmone.datasets.shapes import make_dataset
     started = time.perf_counter()
     make_dataset(data, IMAGES, SEED, val_fraction=VAL_FRACTION)
@@ -100,10 +100,9 @@ def demonstrate(out: Path, configs: Path, data: Path) -> Path:
     classifier, *others = TASKS
     rows = [_line(COLUMNS), _line(['---', '---', *['--:'] * (len(COLUMNS) - 2)])]
     measured = []
-    # On a GPU one process is enough, and two would need two GPUs.
-    for tasks, processes in (([classifier], min(2, cores) if get_device() == 'cpu' else 1), (others, 1)):
+    for tasks in ([classifier], others):
         pretrained = out / classifier.name / 'last.pth' if tasks is others else None
-        _train(tasks, out, configs, data, max(1, cores // 2), processes, pretrained)
+        _train(tasks, out, configs, data, max(1, cores // len(tasks)), pretrained)
         for task in tasks:  # when nothing else runs
             # What libraries say while they load belongs to no table.
             with redirect_stdout(StringIO()), warnings.catch_warnings():
@@ -121,63 +120,52 @@ def _cores() -> int:
 # Training, in processes of their own
 
 
-def _train(tasks: Sequence[Task], out: Path, configs: Path, data: Path, threads: int, processes: int,
-           pretrained: Path | None) -> None:
-    """Train tasks side by side, each in ``processes`` of ``threads``, with a bar a task."""
+def _train(tasks: Sequence[Task], out: Path, configs: Path, data: Path, threads: int, pretrained: Path | None) -> None:
+    """Train tasks side by side, each with ``threads``, with a bar a task."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     from mmone.config import load_config
     epochs = {task: load_config(str(configs / task.config)).train_cfg.max_epochs for task in tasks}
-    running = {task: _start(task, out, configs, data, threads, processes, pretrained) for task in tasks}
+    # Threads that spin while they wait are a third faster alone, and several times slower beside others.
+    wait = 'passive' if len(tasks) > 1 else 'active'
+    running = {task: _start(task, out, configs, data, threads, wait, pretrained) for task in tasks}
     console = Console(stderr=True)
     columns = (TextColumn('{task.description}'), BarColumn(), TimeElapsedColumn(), TextColumn('left:'),
                TimeRemainingColumn(elapsed_when_finished=False))
     try:
         with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
             bars = {task: progress.add_task(task.name, total=1.0) for task in tasks}
-            while any(process.poll() is None for ranks in running.values() for process in ranks):
+            while any(process.poll() is None for process in running.values()):
                 time.sleep(1)
-                for task in tasks:
+                for task, process in running.items():
                     stage, done = _progress(out / task.name / 'log.txt', epochs[task])
                     progress.update(bars[task], description=f'{task.name}: {stage:<11}', completed=done)
-                    if any(process.poll() for process in running[task]):
-                        raise subprocess.CalledProcessError(1, task.name)
+                    if process.poll():
+                        raise subprocess.CalledProcessError(process.returncode, task.name)
             for task in tasks:
                 progress.update(bars[task], description=f'{task.name}: done       ', completed=1.0)
-        for task in tasks:
-            if any(process.wait() for process in running[task]):
-                raise subprocess.CalledProcessError(1, task.name)
+        for task, process in running.items():
+            if process.wait():
+                raise subprocess.CalledProcessError(process.returncode, task.name)
     except subprocess.CalledProcessError as error:
         log = out / error.cmd / 'log.txt'
         print(log.read_text(errors='replace')[-3000:], file=sys.stderr)
         raise subprocess.CalledProcessError(error.returncode, f'{error.cmd}, log: {log}') from None
     finally:
-        for ranks in running.values():
-            for process in ranks:
-                process.kill()
+        for process in running.values():
+            process.kill()
 
 
-def _start(task: Task, out: Path, configs: Path, data: Path, threads: int, processes: int,
-           pretrained: Path | None) -> list[subprocess.Popen]:
-    """The processes of a task, joined as torchrun would."""
+def _start(task: Task, out: Path, configs: Path, data: Path, threads: int, wait: str,
+           pretrained: Path | None) -> subprocess.Popen:
     command = [sys.executable, '-m', 'mmone.cli.demo', task.name, str(out), str(configs), str(data)]
     if pretrained:
         command.append(str(pretrained))
-    with socket.socket() as sock:
-        sock.bind(('127.0.0.1', 0))
-        port = sock.getsockname()[1]
-    # Threads that spin are a sixth faster alone, and several times slower beside anything else.
-    environment = dict(os.environ, OMP_NUM_THREADS=str(threads), OMP_WAIT_POLICY='passive')
-    started = []
-    for rank in range(processes):
-        if processes > 1:
-            environment.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes),
-                               MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
-        log = out / task.name / ('log.txt' if rank == 0 else f'log{rank}.txt')
-        with open(log, 'w') as file:
-            started.append(subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment))
-    return started
+    with open(out / task.name / 'log.txt', 'w') as log:
+        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT,
+                                env=dict(os.environ, OMP_NUM_THREADS=str(threads), OMP_WAIT_POLICY=wait,
+                                         GLIBC_TUNABLES=MEMORY))
 
 
 def _progress(log: Path, epochs: int) -> tuple[str, float]:
@@ -194,14 +182,10 @@ def _progress(log: Path, epochs: int) -> tuple[str, float]:
 
 
 def run_task(name: str, out: Path, configs: Path, data: Path, pretrained: Path | None) -> None:
-    """Train one task, evaluate it in both forms and exported; leaves files and ``metrics.json``.
-
-    Run in several processes, they train together, and the first goes on.
-    """
+    """Train one task, evaluate it in both forms and exported; leaves files and ``metrics.json``."""
     import torch
     from mmengine.utils import digit_version
 
-    from mmone import ranks
     from mmone.apis import get_model
     from mmone.config import load_config
     from mmone.engine.test import test
@@ -212,20 +196,14 @@ def run_task(name: str, out: Path, configs: Path, data: Path, pretrained: Path |
     task = next(task for task in TASKS if task.name == name)
     folder, config = out / name, str(configs / task.config)
     options = _options(data)
-    processes = int(os.environ.get('WORLD_SIZE', 1))
-    batch_size = load_config(config).train_dataloader.batch_size // processes
     train_options = [
-        f'train_dataloader.batch_size={batch_size}',
         # What is evaluated and kept is the end of the training, below.
         f'train_cfg.val_begin={NEVER}', f'default_hooks.checkpoint.interval={NEVER}']
     if pretrained:
         train_options.append(f'model.backbone.init_cfg.checkpoint={pretrained}')
     if digit_version(torch.__version__) >= digit_version('2.4'):
         train_options.append('optim_wrapper.optimizer.fused=True')  # on CPUs too: a tenth of an iteration
-    launcher = 'pytorch' if processes > 1 else 'none'
-    runner = train(config, str(folder), cfg_options=options + train_options, launcher=launcher)
-    if not ranks.is_first():
-        return
+    runner = train(config, str(folder), cfg_options=options + train_options)
     last = Path(runner.message_hub.get_info('last_ckpt'))
     shutil.copy(last, folder / 'last.pth')
     shutil.copy(last.with_name(f'{last.stem}_deploy.pth'), folder / 'deploy.pth')
