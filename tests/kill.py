@@ -87,6 +87,14 @@ class Subject:
                 if not path.parent.name.startswith('.')]
 
 
+def _kill(pid: int, alone: bool) -> None:
+    """Kill the first process of a command, or all that are in its session."""
+    try:
+        os.kill(pid, signal.SIGKILL) if alone else os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:  # on its way to a session of its own, and alone
+        os.kill(pid, signal.SIGKILL)
+
+
 def _run(arguments: list[str], folder: Path, temporary: Path, dies_before: int | None, counted: Path | None,
          alone: bool) -> None:
     """In a process of a command: run it, counting its file operations or dying before one of them."""
@@ -360,7 +368,7 @@ class Harness:
         self.sessions.append(process.pid)
         process.join(600 if before else after)
         if process.exitcode is None:
-            os.kill(process.pid, signal.SIGKILL) if alone else os.killpg(process.pid, signal.SIGKILL)
+            _kill(process.pid, alone)
             process.join()
         moment = f'operation {before}' if before else f'{after:.2f} s'
         if process.exitcode == -signal.SIGKILL:
