@@ -20,6 +20,7 @@ from .subject import Subject
 
 # Which change what is written.
 _WRITERS = ('mmone', 'torch', 'torchvision', 'timm', 'onnx')
+_ARCHS = Path(__file__).parents[1] / 'models' / 'backbones' / 'archs.py'  # what the names of our variants stand for
 
 
 class Prepared(NamedTuple):
@@ -81,7 +82,7 @@ def default_cache() -> Path:
 def folder_of(subject: Subject, batch: int, shape: tuple[int, int], cache: Path) -> Path:
     """Where a model is kept, by all that it is made from."""
     made_from = [subject.factory, subject.arguments, subject.fuse, subject.digest, batch, *shape,
-                 [_version(name) for name in _WRITERS],
+                 [_version(name) for name in _WRITERS], sha256(_ARCHS),
                  *(_digest(module) for module in (subject.factory.partition(':')[0], 'mmone.lab.building'))]
     key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
     return cache / f'{re.sub(r"[^A-Za-z0-9.-]+", "_", subject.model.name)[:60]}-{shape[0]}x{shape[1]}-{key}'

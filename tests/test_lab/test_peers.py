@@ -18,7 +18,7 @@ from mmone.lab.subjects import find_subject
 timm = pytest.importorskip('timm')
 SIZE = (64, 64)
 # Of the paper's Table 13, which is published in millions: parameters, multiply-adds.
-MICRO = dict(micro214=(1_262_632, 214), micro139=(977_320, 139), micro68=(573_416, 68))
+MICRO = dict(micro214=(1_262_632, 214), micro139=(979_880, 139), micro68=(573_416, 68))
 PUBLISHED_MICRO = dict(micro214=(1.3, 214), micro139=(0.98, 139), micro68=(0.57, 68))
 
 

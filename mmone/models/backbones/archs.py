@@ -45,8 +45,8 @@ ARCHS = {
         num_conv_branches=(4, 4, 4, 4),
         num_se_blocks=(0, 0, 0, 0)),
     'micro139': dict(
-        num_blocks=(2, 7, 8, 1),
-        width_factor=(0.625, 0.75, 0.75, 1.0),
+        num_blocks=(2, 6, 6, 1),
+        width_factor=(0.75, 0.75, 0.875, 1.0),
         num_conv_branches=(4, 4, 4, 4),
         num_se_blocks=(0, 0, 0, 0)),
     'micro68': dict(
