@@ -166,7 +166,7 @@ def test_made_step_by_step(clone):
     clone.fill_index(without=['timm'])
     first = clone.make()
     assert re.search(r'mmcv +done', first.stdout)  # beside what fails
-    assert 'step requirements failed: the package index has no timm that agrees' in last_line(first)
+    assert 'step requirements failed: the package index has no timm' in last_line(first)
 
     clone.fill_index()
     killed = subprocess.Popen([sys.executable, str(SCRIPT)], cwd=clone.root, env=clone.env,

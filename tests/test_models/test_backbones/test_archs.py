@@ -13,7 +13,7 @@ PUBLISHED = dict(
 
 
 def test_all_variants_have_the_published_numbers_of_parameters():
-    assert PUBLISHED.keys() == ARCHS.keys()
+    assert PUBLISHED.keys() == {arch for arch in ARCHS if not arch.startswith('micro')}  # those: test_lab/test_peers.py
     for arch, (published, stem) in PUBLISHED.items():
         with torch.device('meta'):
             model = MobileOne(arch, deploy=True)
@@ -28,7 +28,8 @@ def test_a_variant_is_known_by_its_weights(deploy):
         with torch.device('meta'):
             weights = MobileOne(arch, deploy=deploy).state_dict()
         assert variant_of(weights) == arch
-        assert variant_of({k: v for k, v in weights.items() if 'stage4' not in k}) == arch
+        found = variant_of({k: v for k, v in weights.items() if 'stage4' not in k})
+        assert stage_channels(ARCHS[found])[:4] == stage_channels(ARCHS[arch])[:4]
     assert variant_of(MobileOne(TINY, deploy=deploy).state_dict()) is None
 
 
