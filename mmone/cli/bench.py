@@ -1,8 +1,9 @@
 """Measure how long models take on this machine, with each runtime."""
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from .output import aligned
 from .parser import Parser, positive
@@ -29,35 +30,51 @@ examples:
 
 def add_arguments(parser: Parser) -> None:
     parser.add_argument('models', nargs='+', metavar='MODEL', help='what to measure')
-    parser.add_argument('--runtime', nargs='+', metavar='NAME',
-                        help="default: onnxruntime, an exported file's own; on a GPU torch")
-    parser.add_argument('--threads', nargs='+', type=positive, default=[1], metavar='N', help='default: 1')
     parser.add_argument('--shape', nargs=2, type=positive, metavar=('H', 'W'),
                         help="height and width of the image (default: 224 224, or a config's own)")
+    parser.add_argument('--again', action='store_true', help='also measure what FILE has already')
+    add_measuring(parser)
+
+
+def add_measuring(parser: Parser) -> None:
+    """How and where to: what ``mmone lab study`` takes too."""
+    parser.add_argument('--runtime', nargs='+', metavar='NAME',
+                        help="default: onnxruntime, an exported file's own; on a GPU torch")
+    parser.add_argument('--threads', nargs='+', type=positive, default=[1], metavar='N',
+                        help='each is measured (default: 1)')
     parser.add_argument('--batch', type=positive, default=1, metavar='N', help='images at once (default: 1)')
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu',
                         help='default: cpu; cuda measures float32 and float16')
     parser.add_argument('--runs', type=positive, default=100, metavar='N', help='of each model (default: 100)')
-    parser.add_argument('--out', default='lab.db', metavar='FILE',
-                        help='where measurements are kept (default: %(default)s)')
-    parser.add_argument('--again', action='store_true', help='also measure what FILE has already')
+    add_file(parser)
+
+
+def add_file(parser: Parser) -> None:
+    parser.add_argument('--out', type=Path, default=Path('lab.db'), metavar='FILE',
+                        help="the lab's file, with the measurements of all machines (default: %(default)s)")
 
 
 def run(args: Namespace) -> int:
+    shape = args.shape and tuple(args.shape)
+    return measured(args, args.models, lambda store, tasks: print(_table(store, tasks)), shape, args.again)
+
+
+def measured(args: Namespace, names: Iterable[str], tell: Callable, shape: tuple[int, int] | None = None,
+             again: bool = False) -> int:
+    """Measure models, have the lab's file and the tasks told of, and say what failed; returns the exit status."""
     from mmone.lab.measure import measure, plan
     from mmone.lab.store import Store
     from mmone.lab.subjects import find_subject
-    tasks = plan([find_subject(name) for name in args.models], args.runtime, args.threads, args.batch,
-                 args.shape and tuple(args.shape), args.device)
+    tasks = plan([find_subject(name) for name in names], args.runtime, args.threads, args.batch, shape, args.device)
     with Store(args.out) as store:
         try:
             with shown() as listen:
-                failures = measure(tasks, store, args.runs, args.again, listen)
+                failures = measure(tasks, store, args.runs, again=again, listen=listen)
         except KeyboardInterrupt:
             print(f'interrupted: what was measured is in {args.out}, and the same command goes on with the rest',
                   file=sys.stderr)
             return 130
-        print(_table(store, tasks))
+        tell(store, tasks)
     for failure in failures:
         print(f'not measured: {failure.task}: {failure.reason}', file=sys.stderr)
     return 1 if failures else 0

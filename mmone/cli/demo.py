@@ -19,6 +19,8 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+from mmone.lab.machine import processor, usable_cores
+
 from .parser import Parser
 
 EXAMPLES = """\
@@ -96,7 +98,7 @@ def demonstrate(out: Path, configs: Path, data: Path) -> Path:
     for task in TASKS:
         shutil.rmtree(out / task.name, ignore_errors=True)
         (out / task.name).mkdir(parents=True)
-    cores = _cores()
+    cores = usable_cores()
     classifier, *others = TASKS
     rows = [_line(COLUMNS), _line(['---', '---', *['--:'] * (len(COLUMNS) - 2)])]
     measured = []
@@ -111,10 +113,6 @@ def demonstrate(out: Path, configs: Path, data: Path) -> Path:
             rows.append(_row(task, measured[-1]))
             print('\n'.join(rows if len(measured) == 1 else rows[-1:]), flush=True)
     return _report(out, rows, measured, cores, time.perf_counter() - started)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 # Training, in processes of their own
@@ -257,7 +255,6 @@ def _row(task: Task, found: dict) -> str:
 
 def _report(out: Path, rows: Sequence[str], measured: Sequence[dict], cores: int, seconds: float) -> Path:
     """Write ``table.md``, ``results.json`` and ``predictions.png``; returns the table."""
-    from mmone.cli.info import processor
     from mmone.files import written_whole
     pictures = [(found['task'], found.pop('meta'), found.pop('pictures')) for found in measured]
     notes = (f'On {cores} cores of {processor()[0]}, in {seconds:.0f} s. Latency: median of {LATENCY_RUNS} runs at '

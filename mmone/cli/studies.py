@@ -1,11 +1,10 @@
 """What ``mmone lab`` does with this machine: the study, the ablations, and the report of both."""
-import sys
 from argparse import Namespace
 from collections.abc import Iterable
 from pathlib import Path
 
-from .bench import shown
-from .parser import Parser, positive
+from .bench import add_file, add_measuring, measured
+from .parser import Parser
 
 
 def _add_study(parser: Parser) -> None:
@@ -27,52 +26,39 @@ def _ablation(args: Namespace) -> int:
 
 
 def _add_measuring(parser: Parser) -> None:
-    parser.add_argument('--runtime', nargs='+', metavar='NAME', help='as of mmone bench (default: onnxruntime)')
-    parser.add_argument('--threads', nargs='+', type=positive, default=[1], metavar='N',
-                        help='each is measured (default: 1)')
-    parser.add_argument('--batch', type=positive, default=1, metavar='N', help='images at once (default: 1)')
-    parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu', help='default: cpu')
-    parser.add_argument('--runs', type=positive, default=100, metavar='N', help='of each network (default: 100)')
-    _add_report(parser)
+    add_measuring(parser)
+    _add_folder(parser)
 
 
 def _add_report(parser: Parser) -> None:
-    parser.add_argument('--out', type=Path, default=Path('lab.db'), metavar='FILE',
-                        help="the lab's file, with the measurements of all machines (default: %(default)s)")
+    add_file(parser)
+    _add_folder(parser)
+
+
+def _add_folder(parser: Parser) -> None:
     parser.add_argument('--report', type=Path, default=Path('lab-report'), metavar='DIR',
                         help='folder of the report, which replaces an earlier one (default: %(default)s)')
 
 
 def _measure(args: Namespace, names: Iterable[str]) -> int:
-    from mmone.lab.measure import measure, plan
     from mmone.lab.report import check_folder
-    from mmone.lab.store import Store
-    from mmone.lab.subjects import find_subject
     check_folder(args.report)
-    tasks = plan([find_subject(name) for name in names], args.runtime, args.threads, args.batch, device=args.device)
-    with Store(args.out) as store:
-        try:
-            with shown() as listen:
-                failures = measure(tasks, store, args.runs, listen=listen)
-        except KeyboardInterrupt:
-            print(f'interrupted: what was measured is in {args.out}, and the same command goes on with the rest',
-                  file=sys.stderr)
-            return 130
-    for failure in failures:
-        print(f'not measured: {failure.task}: {failure.reason}', file=sys.stderr)
-    _report(args)
-    return 1 if failures else 0
+    return measured(args, names, lambda store, tasks: _write(store, args.report))
 
 
 def _report(args: Namespace) -> None:
     """Write the report of everything that the lab's file has, without measuring."""
     from mmone.errors import InputError
-    from mmone.lab.report import write_report
     from mmone.lab.store import Store
     if not args.out.is_file():
         raise InputError(f'there are no measurements: {args.out} does not exist')
     with Store(args.out) as store:
-        path = write_report(store.measurements(), args.report)
+        _write(store, args.report)
+
+
+def _write(store, folder: Path) -> None:
+    from mmone.lab.report import write_report
+    path = write_report(store.measurements(), folder)
     print(f'report in {path} and {path.with_suffix(".html")}')
 
 

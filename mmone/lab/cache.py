@@ -73,10 +73,14 @@ def read(folder: Path) -> Prepared | None:
         return None
 
 
+def user_cache() -> Path:
+    """mmone's folder in the user's cache."""
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache', 'mmone')
+
+
 def default_cache() -> Path:
-    """The folder for models that are ready, in the user's cache."""
-    base = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
-    return Path(base, 'mmone', 'lab')
+    """The folder for models that are ready."""
+    return user_cache() / 'lab'
 
 
 def folder_of(subject: Subject, batch: int, shape: tuple[int, int], cache: Path) -> Path:

@@ -18,6 +18,8 @@ from urllib.request import urlopen
 from mmone.errors import InputError
 from mmone.files import InUse, publish, scratch_folder
 
+from .cache import user_cache
+
 VERSION = '1.30.0'
 INTEGRITY = 'sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=='
 SIZE = 33_106_585  # bytes of the archive
@@ -28,8 +30,7 @@ FILES = ('ort.wasm.bundle.min.mjs', 'ort-wasm-simd-threaded.wasm',
 
 def runtime_folder() -> Path:
     """Where the files are, once they are fetched."""
-    cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
-    return cache / 'mmone' / f'onnxruntime-web-{VERSION}'
+    return user_cache() / f'onnxruntime-web-{VERSION}'
 
 
 def is_set_up() -> bool:

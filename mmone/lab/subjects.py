@@ -12,6 +12,7 @@ from mmone.config import build_model, load_config, native_shape, type_name
 from mmone.errors import InputError
 from mmone.files import sha256
 from mmone.formats import SUFFIXES, format_of
+from mmone.libraries import explain
 from mmone.runtime import Runtime
 from mmone.zoo import entries, find_config
 
@@ -108,4 +109,4 @@ def _of_timm(name: str) -> Subject:
 
 def _need(package: str) -> None:
     if find_spec(package) is None:
-        raise InputError(f'networks of {package} need it, and it is not installed here: pip install "mmone[lab]"')
+        raise InputError(explain(ModuleNotFoundError(f'No module named {package!r}', name=package)) or package)

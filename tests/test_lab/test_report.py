@@ -299,7 +299,7 @@ def lab(tmp_path, monkeypatch):
     """A lab's folder, where measuring keeps made-up rows instead."""
     asked = []
 
-    def measure(tasks, store, runs, listen):
+    def measure(tasks, store, runs, again, listen):
         asked.extend(tasks)
         store.add(study()[0])
         return [measuring.Failure(asked[0], 'too large')] if runs == 1 else []
