@@ -20,7 +20,7 @@ demo: env
 	$(VENV)/bin/python tools/demo.py $(ARGS)
 
 test: env
-	OMP_NUM_THREADS=$(THREADS) $(VENV)/bin/python -m pytest tests -n $(WORKERS) $(ARGS)
+	OMP_NUM_THREADS=$(THREADS) $(VENV)/bin/python -m pytest tests -n $(WORKERS) --dist worksteal $(ARGS)
 
 lint: env
 	$(VENV)/bin/ruff check .
