@@ -66,6 +66,8 @@ INSIDE_FUNCTIONS = {
     ('export.formats', 'onnx'): 'optional',
     ('export.formats', 'openvino'): 'optional',
     ('export.formats', 'coremltools'): 'optional',
+    ('export.export', 'onnx'): 'optional',
+    ('export.export', 'mmone.export.quantize.int8'): 'needs onnx and onnxruntime, which are optional',
     ('export', 'mmone.export.export'): 'the registry imports the package for ExportedModel, without exporters',
     ('export', 'torchvision'): 'optional: its operator is for two of the formats',
     ('export.compare', 'mmpretrain'): 'optional: one library a task',

@@ -15,7 +15,7 @@ from mmone.version import __version__
 from .boundary import error_boundary
 from .parser import Parser
 
-COMMANDS = ('train', 'test', 'predict', 'export', 'convert', 'reparameterize', 'flops', 'browse',
+COMMANDS = ('train', 'test', 'predict', 'export', 'quantize', 'convert', 'reparameterize', 'flops', 'browse',
             'config', 'shapes', 'zoo', 'bench', 'demo', 'lab', 'info')
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from mmengine.model import BaseModel
+from scipy.optimize import linear_sum_assignment
 
 from mmone.config import default_scope
 from mmone.runtime import Runtime
@@ -115,6 +116,56 @@ def compare(task: str, expected: Sequence[Answer], given: Sequence[Answer], half
     measure = dict(classification=_compare_scores, detection=_compare_boxes, segmentation=_compare_pixels)[task]
     limits = {name: both[half] for name, both in LIMITS.items()}
     return measure(list(zip(expected, given)), limits)
+
+
+# A box counts from this score, and is another's counterpart from this IoU.
+_SCORE, _IOU = 0.3, 0.5
+
+
+def agreement(task: str, expected: Sequence[Answer], given: Sequence[Answer], least: float) -> Difference:
+    """How far two models decide the same, where their numbers may differ: one in INT8 and the one in float.
+
+    Args:
+        task (str): ``'classification'``, the share of images of the same best class; ``'detection'``, of boxes of
+            a score from 0.3 in either answer, the share with a counterpart of the same class and an IoU from 0.5;
+            ``'segmentation'``, of equal pixels.
+        expected (Sequence[Answer]): The float model's, one a batch.
+        given (Sequence[Answer]): The other's.
+        least (float): The share that suffices.
+    """
+    pairs = list(zip(expected, given))
+    if task == 'classification':
+        same = sum(int((a['scores'].argmax(1) == b['scores'].argmax(1)).sum()) for a, b in pairs)
+        total, of = sum(len(a['scores']) for a, _ in pairs), 'images have the same best class'
+    elif task == 'detection':
+        counts = [_counterparts(*image) for a, b in pairs
+                  for image in zip(a['boxes'], a['labels'], b['boxes'], b['labels'])]
+        same, total = 2 * sum(found for found, _ in counts), sum(all_boxes for _, all_boxes in counts)
+        of = f'boxes of a score from {_SCORE} have a counterpart'
+    else:
+        same = sum(int((a['labels'] == b['labels']).sum()) for a, b in pairs)
+        total, of = sum(a['labels'].size for a, _ in pairs), 'pixels are equal'
+    share = same / total if total else 1.0
+    return Difference(f'{share:.1%} of {total} {of}', share >= least, dict(agreement=share))
+
+
+def _counterparts(boxes: np.ndarray, labels: np.ndarray, others: np.ndarray,
+                  other_labels: np.ndarray) -> tuple[int, int]:
+    """How many boxes (K, 5) of an answer have a counterpart in another, and how many both have."""
+    counted, other_counted = ((rows[:, 4] >= _SCORE) & (names >= 0) for rows, names in (
+        (boxes, labels), (others, other_labels)))
+    boxes, labels = boxes[counted], labels[counted]
+    others, other_labels = others[other_counted], other_labels[other_counted]
+    if not len(boxes) or not len(others):
+        return 0, len(boxes) + len(others)
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:4], others[None, :, 2:4])
+    shared = np.prod(np.clip(high - low, 0, None), axis=2)
+    areas, other_areas = (np.prod(rows[:, 2:4] - rows[:, :2], axis=1) for rows in (boxes, others))
+    iou = shared / np.maximum(areas[:, None] + other_areas[None] - shared, 1e-9)
+    iou[labels[:, None] != other_labels[None]] = 0
+    rows, columns = linear_sum_assignment(-(iou >= _IOU) - iou)
+    return int((iou[rows, columns] >= _IOU).sum()), len(boxes) + len(others)
 
 
 def _compare_scores(pairs: list[tuple[Answer, Answer]], limits: dict[str, float]) -> Difference:

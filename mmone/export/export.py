@@ -22,9 +22,11 @@ from .compare import Difference, difference
 from .formats import get_writer
 from .graph import GRAPHS, Graph, input_channels, normalization
 from .heads import check_supported
-from .inputs import check_shape, image_files, images_to_compare_on, prepare, reading
+from .inputs import COMPARED_IMAGES, check_shape, image_files, images_to_compare_on, prepare, reading
+from .quantize import Int8
 
 DYNAMIC = ('batch', 'hw')
+FORMATS_IN_INT8 = ('onnx', 'openvino')
 COLOURS = {1: 'grey', 3: 'RGB'}
 _CONVERTERS = {'mmone', *(package for kind in FORMATS.values() for package in kind.written_with), 'torch'}
 
@@ -58,7 +60,14 @@ class ExportReport(NamedTuple):
             f'{self.path}: {self.size / 2**20:.2f} MiB, {self.meta["task"]}, {given["dtype"]} {given["colour"]} '
             f'{given["height"]}x{given["width"]}{free}, {len(self.meta["classes"])} classes',
             f'operators: {", ".join(f"{kind} {n}" for kind, n in self.operators.most_common())}',
-            f'normalization: {self.meta["normalization"]}', checked])
+            f'normalization: {self.meta["normalization"]}', *self._quantized(), checked])
+
+    def _quantized(self) -> list[str]:
+        int8 = self.meta.get('int8')
+        if not int8:
+            return []
+        kept = f', in float: {int8["in_float"]}' if int8['in_float'] else ', all layers'
+        return [f'INT8, calibrated on {int8["images"]} images{kept}']
 
 
 def export_model(model: BaseModel,
@@ -71,7 +80,8 @@ def export_model(model: BaseModel,
                  logits: bool = False,
                  images: str | Path | None = None,
                  source: str | Path | None = None,
-                 overwrite: bool = False) -> ExportReport:
+                 overwrite: bool = False,
+                 int8: Int8 | None = None) -> ExportReport:
     """Export a model, compare it with PyTorch, and only then give the file its name.
 
     Args:
@@ -90,6 +100,7 @@ def export_model(model: BaseModel,
             data where they are, else generated images.
         source (str | Path, optional): The checkpoint that the weights are from, for the metadata.
         overwrite (bool): Replace ``out``. Defaults to False.
+        int8 (Int8, optional): Quantize it so; ``images`` is not used then. Defaults to float.
 
     Raises:
         InputError: If something given cannot be used, or the answers differ.
@@ -100,10 +111,13 @@ def export_model(model: BaseModel,
     _mend_what_was_killed(out)
     _check_outputs(out, overwrite)
     _check_dynamic(dynamic)
+    if int8:
+        _check_int8(int8, name, dynamic, half, raw)
+        images = int8.images
     check_supported(model)
     task, build_graph = GRAPHS[model.cfg.default_scope]
     model = deployed_copy(model)[0].cpu()
-    files, place = image_files(model.cfg, images)
+    files, place = image_files(model.cfg, images, None if int8 else COMPARED_IMAGES)
     shape, pipeline = prepare(model.cfg, shape, 'hw' in dynamic, files)
     check_shape(model, shape, 'hw' in dynamic)
     graph = build_graph(model, shape, dynamic_hw='hw' in dynamic, raw=raw, half=half and writer.HALF,
@@ -114,13 +128,17 @@ def export_model(model: BaseModel,
         input=_describe_input(model, shape, dynamic, raw), outputs=list(graph.outputs), decision=graph.decision,
         normalization=_describe_normalization(graph, raw), half=half, **_describe_source(source),
         palette=_palette(model))
-    compared = images_to_compare_on(model.cfg, files, place, shape, input_channels(model), raw)
 
     with scratch_folder(out) as folder:
         made = folder / out.name
-        operators = _write(name, graph, shape, dynamic, meta, made)
-        meta['sha256'] = metadata.seal(made)
-        found, compared_on = _compare(name, made, model, *compared)
+        if int8:
+            operators, agreed, compared_on = _quantize(name, graph, shape, dynamic, meta, made, model, files, int8)
+            found: Difference | None = agreed
+        else:
+            compared = images_to_compare_on(model.cfg, files, place, shape, input_channels(model), raw)
+            operators = _write(name, graph, shape, dynamic, meta, made)
+            meta['sha256'] = metadata.seal(made)
+            found, compared_on = _compare(name, made, model, *compared)
         size = sum(file.stat().st_size for file in folder.rglob('*') if file.is_file())
         _publish(folder, out)
     return ExportReport(out, size, operators, found, compared_on, meta)
@@ -215,6 +233,51 @@ def _write(name: str, graph: Graph, shape: tuple[int, int], dynamic: Sequence[st
     except Exception as error:  # whatever a converter raises for what its format has not
         raise InputError(f'the model cannot be written as {name} ({type(error).__name__}: {cause(error)}'
                          f'{_place(error)}): its operators must be ones of that format') from error
+
+
+def _check_int8(int8: Int8, name: str, dynamic: Sequence[str], half: bool, raw: bool) -> None:
+    int8.check()
+    if name not in FORMATS_IN_INT8:
+        raise InputError(f'{name} cannot be written in INT8: expected a name in '
+                         f'{", ".join(FORMATS[kind].suffix for kind in FORMATS_IN_INT8)}', parameter='out')
+    if half or raw or 'hw' in dynamic:
+        raise InputError('a model in INT8 is of one size, takes uint8 images, and is float32 where it is not INT8',
+                         parameter='dynamic' if dynamic else None)
+
+
+def _quantize(name: str, graph: Graph, shape: tuple[int, int], dynamic: Sequence[str], meta: dict, path: Path,
+              model: BaseModel, files: Sequence[Path], int8: Int8) -> tuple[Counter, Difference, str]:
+    """Write a graph in INT8; returns how often each operator occurs, the difference and the images it is on."""
+    get_writer('onnx')
+    writer = get_writer(name)
+    import onnx
+
+    from .quantize.int8 import sample, write_int8
+    images = sample(model, files, meta['pipeline'], int8)
+    source = path.with_name('float.onnx')
+    _write('onnx', graph, shape, dynamic, meta, source)
+    plain = onnx.load(str(source))
+    operators: Counter = Counter()
+
+    def write(quantized: onnx.ModelProto, kept: Sequence[str]) -> Runtime:
+        nonlocal operators
+        meta['sha256'] = metadata.NO_DIGEST
+        meta['int8'] = dict(images=len(images.calibrated), ranges=int8.ranges, rounding=int8.rounding,
+                            equalized=int8.exponent, corrected=int8.correct, in_float=', '.join(kept), seed=int8.seed)
+        operators = writer.write_onnx(quantized, json.dumps(meta), path)
+        meta['sha256'] = metadata.seal(path)
+        return Runtime(path)
+
+    def write_float() -> Runtime:
+        other = path.with_name(f'float{path.suffix}')
+        writer.write_onnx(plain, json.dumps(dict(meta, sha256=metadata.NO_DIGEST)), other)
+        metadata.seal(other)
+        return Runtime(other)
+
+    _, _, found = write_int8(plain, images, meta['task'], model, int8, write, write_float)
+    for other in path.parent.glob('float.*'):
+        other.unlink()
+    return operators, found, images.described
 
 
 def _place(error: Exception) -> str:

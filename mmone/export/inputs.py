@@ -117,8 +117,14 @@ def check_shape(model: BaseModel, shape: tuple[int, int], dynamic_hw: bool) -> N
                          'not: expected a fixed size that is at least as large', parameter='shape')
 
 
-def image_files(cfg: Config, folder: str | Path | None) -> tuple[list[Path], Path]:
-    """Some images to compare on, and the folder they are in: the given one, or the test data's."""
+def image_files(cfg: Config, folder: str | Path | None, most: int | None = COMPARED_IMAGES) -> tuple[list[Path], Path]:
+    """Some images, and the folder they are in: the given one, or the test data's.
+
+    Args:
+        cfg (Config): Says what images are called, and where the test data is.
+        folder (str | Path, optional): Searched with all folders in it. Defaults to the test data's.
+        most (int, optional): How many, drawn evenly; None for all. Defaults to 8.
+    """
     dataset = dataset_of(cfg.get('test_dataloader'))
     prefix = dataset.get('data_prefix') or ''
     if isinstance(prefix, dict):
@@ -130,7 +136,7 @@ def image_files(cfg: Config, folder: str | Path | None) -> tuple[list[Path], Pat
         found = sorted(file for file in place.rglob('*') if file.name.lower().endswith(image_suffixes(cfg)))
     if folder and not found:
         raise InputError(f'there are no images in {folder}', parameter='images')
-    return found[::max(1, len(found) // COMPARED_IMAGES)][:COMPARED_IMAGES], place
+    return (found if most is None else found[::max(1, len(found) // most)][:most]), place
 
 
 def images_to_compare_on(cfg: Config, files: Sequence[Path], place: Path, shape: tuple[int, int], channels: int,
@@ -146,7 +152,7 @@ def images_to_compare_on(cfg: Config, files: Sequence[Path], place: Path, shape:
     """
     if files:
         pipeline = ImagePipeline(cfg)
-        return ([_as_exported(pipeline.read(file)['img'], file, channels, raw) for file in files],
+        return ([as_exported(pipeline.read(file)['img'], file, channels, raw) for file in files],
                 f'{len(files)} images of {place}')
     size = max(64, *shape)
     generated = (make_sample(0, index, size).image for index in range(COMPARED_IMAGES))
@@ -154,7 +160,7 @@ def images_to_compare_on(cfg: Config, files: Sequence[Path], place: Path, shape:
     return [image[:, :, colours].squeeze() for image in generated], f'{COMPARED_IMAGES} generated images'
 
 
-def _as_exported(image: np.ndarray, file: Path, channels: int, raw: bool) -> np.ndarray:
+def as_exported(image: np.ndarray, file: Path, channels: int, raw: bool) -> np.ndarray:
     """An image as a pipeline has read it, as an exported model's pipeline takes it."""
     image = image[:, :, 0] if image.shape[2:] == (1, ) else image
     found = image.shape[2] if image.ndim == 3 else 1

@@ -61,6 +61,13 @@ def write(graph: Graph, example: Tensor, dynamic: Sequence[str], half: bool, met
     model = onnx.load(str(path))
     _check_operators(model.graph)
     _remove_identities(model.graph)
+    return write_onnx(model, meta, path)
+
+
+def write_onnx(model, meta: str, path: Path) -> Counter:
+    """Write an ONNX graph with the metadata; returns how often each operator occurs."""
+    import onnx
+    del model.metadata_props[:]
     entry = model.metadata_props.add()
     entry.key, entry.value = KEY, meta
     onnx.checker.check_model(model)

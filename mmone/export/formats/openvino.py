@@ -18,6 +18,17 @@ def write(graph: Graph, example: Tensor, dynamic: Sequence[str], half: bool, met
           path: Path) -> Counter:
     source = path.with_suffix('.onnx')  # beside it, where what a killed process leaves is cleared away
     onnx.write(graph, example, dynamic, False, '', source)
+    return _write(source, meta, path, half)
+
+
+def write_onnx(model, meta: str, path: Path) -> Counter:
+    """Write an ONNX graph as OpenVINO's; returns how often each operator occurs."""
+    source = path.with_name(f'{path.stem}.source.onnx')
+    onnx.write_onnx(model, '', source)
+    return _write(source, meta, path, False)
+
+
+def _write(source: Path, meta: str, path: Path, half: bool) -> Counter:
     with untold():
         import openvino
         model = openvino.convert_model(str(source))
