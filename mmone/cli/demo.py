@@ -59,8 +59,8 @@ TASKS = (
     Task('detection', 'detection/ssdlite_mobileone-micro68_1xb16-5e_shapes-160x160.py', 'coco/bbox_mAP_50', 100),
     Task('segmentation', 'segmentation/mobileone-micro68-d8_deeplabv3_1xb16-3e_shapes-96x96.py', 'mIoU', 1),
 )
-COLUMNS = ('task', 'metric', 'with branches', 'deployed', 'ONNX', 'parameters', 'deployed', 'latency ms', 'deployed',
-           'ONNX', 'ONNX file MB', 'seconds')
+COLUMNS = ('task', 'metric', 'with branches', 'deployed', 'ONNX', 'INT8', 'parameters', 'deployed', 'latency ms',
+           'deployed', 'ONNX', 'INT8', 'ONNX file MB', 'INT8', 'seconds')
 
 
 def add_arguments(parser: Parser) -> None:
@@ -180,7 +180,7 @@ def _progress(log: Path, epochs: int) -> tuple[str, float]:
 
 
 def run_task(name: str, out: Path, configs: Path, data: Path, pretrained: Path | None) -> None:
-    """Train one task, evaluate it in both forms and exported; leaves files and ``metrics.json``."""
+    """Train one task, evaluate it in both forms and exported, in INT8 too; leaves files and ``metrics.json``."""
     import torch
     from mmengine.utils import digit_version
 
@@ -189,6 +189,7 @@ def run_task(name: str, out: Path, configs: Path, data: Path, pretrained: Path |
     from mmone.engine.test import test
     from mmone.engine.train import train
     from mmone.export import export_model
+    from mmone.export.quantize import Int8
     from mmone.files import written_whole
     started = time.perf_counter()
     task = next(task for task in TASKS if task.name == name)
@@ -212,8 +213,10 @@ def run_task(name: str, out: Path, configs: Path, data: Path, pretrained: Path |
     model = get_model(load_config(config, options), str(weights), 'cpu')
     print(export_model(model, exported, source=weights))
     onnx = test(config, str(exported), str(folder), cfg_options=options)
+    print(export_model(model, folder / 'model_int8.onnx', source=weights, int8=Int8(data / 'JPEGImages')))
+    int8 = test(config, str(folder / 'model_int8.onnx'), str(folder), cfg_options=options)
     metrics = {form: float(found[task.metric]) * task.scale
-               for form, found in (('before', before), ('after', after), ('onnx', onnx))}
+               for form, found in (('before', before), ('after', after), ('onnx', onnx), ('int8', int8))}
     with written_whole(folder / 'metrics.json') as made:
         made.write_text(json.dumps(dict(metrics, seconds=time.perf_counter() - started)))
 
@@ -230,7 +233,7 @@ def _options(data: Path) -> list[str]:
 def _measure(task: Task, out: Path, configs: Path, data: Path) -> dict:
     """A trained task's metrics, sizes, latencies and pictures."""
     before, after, dataset = _load(task, out, configs, data)
-    exported = out / task.name / 'model.onnx'
+    exported, int8 = (out / task.name / name for name in ('model.onnx', 'model_int8.onnx'))
     latency = _latency(before, after, dataset)
     return dict(
         task=task.name, metric=task.metric, **json.loads((out / task.name / 'metrics.json').read_text()),
@@ -238,6 +241,7 @@ def _measure(task: Task, out: Path, configs: Path, data: Path) -> dict:
         parameters_after=sum(p.numel() for p in after.parameters()),
         latency_ms_before=latency[0], latency_ms_after=latency[1],
         latency_ms_onnx=_onnx_latency(exported, dataset), onnx_bytes=exported.stat().st_size,
+        latency_ms_int8=_onnx_latency(int8, dataset), int8_bytes=int8.stat().st_size,
         meta=dataset.metainfo, pictures=_pictures(after, dataset))
 
 
@@ -247,10 +251,10 @@ def _line(cells: Sequence[str]) -> str:
 
 def _row(task: Task, found: dict) -> str:
     return _line([
-        task.name, task.metric, *(f'{found[form]:.2f}' for form in ('before', 'after', 'onnx')),
+        task.name, task.metric, *(f'{found[form]:.2f}' for form in ('before', 'after', 'onnx', 'int8')),
         *(f'{found[f"parameters_{form}"]:,}' for form in ('before', 'after')),
-        *(f'{found[f"latency_ms_{form}"]:.1f}' for form in ('before', 'after', 'onnx')),
-        f'{found["onnx_bytes"] / 1e6:.1f}', f'{found["seconds"]:.0f}'])
+        *(f'{found[f"latency_ms_{form}"]:.1f}' for form in ('before', 'after', 'onnx', 'int8')),
+        *(f'{found[f"{form}_bytes"] / 1e6:.1f}' for form in ('onnx', 'int8')), f'{found["seconds"]:.0f}'])
 
 
 def _report(out: Path, rows: Sequence[str], measured: Sequence[dict], cores: int, seconds: float) -> Path:

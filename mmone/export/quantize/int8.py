@@ -65,7 +65,8 @@ def sample(model: BaseModel, files: Sequence[Path], pipeline: Sequence[dict], in
     if len(found) < LEAST:
         raise InputError(f'{len(found)} images of {int8.images} can be read: expected at least {LEAST}, 100 are usual',
                          parameter='images')
-    held_out = min(held_out, len(found) // 5 or 1)
+    if len(found) < int8.count + held_out:
+        held_out = len(found) // 5 or 1
     calibrated, others = found[held_out:], found[:held_out]
     if all(np.array_equal(image, calibrated[0]) for image in calibrated):
         raise InputError(f'the images of {int8.images} are all alike: ranges need images as different as those that '
