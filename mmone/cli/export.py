@@ -32,6 +32,9 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument('--dynamic', default='', metavar='batch,hw',
                         help='leave the batch, or height and width, or both free')
     parser.add_argument('--half', action='store_true', help='float16 weights and network')
+    parser.add_argument('--weights', choices=('int8', 'palette'),
+                        help='of Core ML: store the weights in 8 bits, or as a palette of 64 values; a smaller file, not '
+                        'a faster one')
     parser.add_argument('--raw', action='store_true',
                         help='take normalized float32 images instead of uint8')
     parser.add_argument('--logits', action='store_true',
@@ -51,4 +54,4 @@ def run(args: Namespace) -> None:
     print(export_model(
         model, args.out, args.format, shape=args.shape and tuple(args.shape),
         dynamic=tuple(filter(None, args.dynamic.split(','))), half=args.half, raw=args.raw, logits=args.logits,
-        images=args.images, source=args.checkpoint, overwrite=args.force))
+        images=args.images, source=args.checkpoint, overwrite=args.force, weights=args.weights))

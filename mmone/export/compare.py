@@ -164,7 +164,7 @@ def _counterparts(boxes: np.ndarray, labels: np.ndarray, others: np.ndarray,
     areas, other_areas = (np.prod(rows[:, 2:4] - rows[:, :2], axis=1) for rows in (boxes, others))
     iou = shared / np.maximum(areas[:, None] + other_areas[None] - shared, 1e-9)
     iou[labels[:, None] != other_labels[None]] = 0
-    rows, columns = linear_sum_assignment(-(iou >= _IOU) - iou)
+    rows, columns = linear_sum_assignment((iou >= _IOU) + iou / 2, maximize=True)
     return int((iou[rows, columns] >= _IOU).sum()), len(boxes) + len(others)
 
 

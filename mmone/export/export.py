@@ -26,6 +26,7 @@ from .inputs import COMPARED_IMAGES, check_shape, image_files, images_to_compare
 from .quantize import Int8
 
 DYNAMIC = ('batch', 'hw')
+WEIGHTS = ('int8', 'palette')
 FORMATS_IN_INT8 = ('onnx', 'openvino')
 COLOURS = {1: 'grey', 3: 'RGB'}
 _CONVERTERS = {'mmone', *(package for kind in FORMATS.values() for package in kind.written_with), 'torch'}
@@ -64,6 +65,8 @@ class ExportReport(NamedTuple):
 
     def _quantized(self) -> list[str]:
         int8 = self.meta.get('int8')
+        if weights := self.meta.get('weights'):
+            return [f'weights stored as {weights}: a smaller file, not a faster one, it computes in float']
         if not int8:
             return []
         kept = f', in float: {int8["in_float"]}' if int8['in_float'] else ', all layers'
@@ -81,7 +84,8 @@ def export_model(model: BaseModel,
                  images: str | Path | None = None,
                  source: str | Path | None = None,
                  overwrite: bool = False,
-                 int8: Int8 | None = None) -> ExportReport:
+                 int8: Int8 | None = None,
+                 weights: str | None = None) -> ExportReport:
     """Export a model, compare it with PyTorch, and only then give the file its name.
 
     Args:
@@ -101,6 +105,8 @@ def export_model(model: BaseModel,
         source (str | Path, optional): The checkpoint that the weights are from, for the metadata.
         overwrite (bool): Replace ``out``. Defaults to False.
         int8 (Int8, optional): Quantize it so; ``images`` is not used then. Defaults to float.
+        weights (str, optional): Of Core ML: store the weights as ``'int8'``, or as a ``'palette'`` of 64 values. That
+            makes the file smaller, not the model faster: it computes in float. Defaults to float.
 
     Raises:
         InputError: If something given cannot be used, or the answers differ.
@@ -111,6 +117,9 @@ def export_model(model: BaseModel,
     _mend_what_was_killed(out)
     _check_outputs(out, overwrite)
     _check_dynamic(dynamic)
+    if weights and (name != 'coreml' or weights not in WEIGHTS):
+        raise InputError(f'weights as {weights!r} in {name}: expected {" or ".join(WEIGHTS)}, in Core ML',
+                         parameter='weights')
     if int8:
         _check_int8(int8, name, dynamic, half, raw)
         images = int8.images
@@ -127,7 +136,7 @@ def export_model(model: BaseModel,
         classes=_class_names(model), reading=reading(model.cfg), pipeline=pipeline,
         input=_describe_input(model, shape, dynamic, raw), outputs=list(graph.outputs), decision=graph.decision,
         normalization=_describe_normalization(graph, raw), half=half, **_describe_source(source),
-        palette=_palette(model))
+        palette=_palette(model), weights=weights)
 
     with scratch_folder(out) as folder:
         made = folder / out.name
@@ -227,7 +236,8 @@ def _write(name: str, graph: Graph, shape: tuple[int, int], dynamic: Sequence[st
     example = torch.zeros(2 if 'batch' in dynamic else 1, channels, *shape, dtype=dtype)
     try:
         with torch.no_grad():
-            return get_writer(name).write(graph, example, dynamic, meta['half'], json.dumps(meta), path)
+            compressed = dict(weights=meta['weights']) if meta['weights'] else {}
+            return get_writer(name).write(graph, example, dynamic, meta['half'], json.dumps(meta), path, **compressed)
     except InputError:
         raise
     except Exception as error:  # whatever a converter raises for what its format has not

@@ -231,5 +231,5 @@ _METADATA: dict[str, Callable[[Any], bool]] = dict(
     classes=lambda names: _is_list(names, _is_text), outputs=lambda names: _is_list(names, _is_text),
     input=_is_input, pipeline=lambda steps: _is_list(steps, _is_transform))
 _OPTIONAL: dict[str, Callable[[Any], bool]] = dict(
-    reading=_is_plain_dict, decision=_is_plain_dict, int8=_is_plain_dict,
+    reading=_is_plain_dict, decision=_is_plain_dict, int8=_is_plain_dict, weights=_is_plain,
     palette=lambda colours: colours is None or _is_list(colours, lambda colour: _is_list(colour, _is_number)))

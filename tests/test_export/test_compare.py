@@ -1,7 +1,8 @@
 """What counts as the same answer."""
 import numpy as np
+import pytest
 
-from mmone.export.compare import compare
+from mmone.export.compare import agreement, compare
 
 
 def boxes(*rows):
@@ -45,3 +46,40 @@ def test_scores_and_pixels():
         other = labels.copy()
         other.flat[:wrong] = 1
         assert compare('segmentation', [dict(labels=labels)], [dict(labels=other)]).within is within
+
+
+# Agreement of decisions
+
+def test_agreement_of_classes():
+    a = dict(scores=np.float32([[0.1, 0.9], [0.6, 0.4]]))
+    b = dict(scores=np.float32([[0.2, 0.8], [0.4, 0.6]]))
+    found = agreement('classification', [a], [b], 0.5)
+    assert (found.measures['agreement'], found.within) == (0.5, True)
+    assert found.text == '50.0% of 2 images have the same best class'
+    assert not agreement('classification', [a], [b], 0.51).within
+
+
+def test_agreement_of_pixels():
+    a, b = (dict(labels=np.int32([[[0, 1], [2, last]]])) for last in (2, 3))
+    assert agreement('segmentation', [a], [b], 1).measures['agreement'] == 0.75
+
+
+@pytest.mark.parametrize('others, labels, expected', [
+    ([[0, 0, 10, 10, 0.9], [20, 20, 30, 30, 0.8]], [0, 1], 1.0),
+    ([[20, 20, 30, 30, 0.8], [0, 0, 10, 10, 0.9]], [1, 0], 1.0),  # in another order
+    ([[0, 0, 10, 10, 0.9], [20, 20, 30, 30, 0.8]], [0, 0], 0.5),  # another class
+    ([[0, 0, 10, 6, 0.9], [20, 20, 30, 24, 0.8]], [0, 1], 0.5),  # IoUs of 0.6 and 0.4
+    ([[0, 0, 10, 10, 0.9], [20, 20, 30, 30, 0.2]], [0, 1], 2 / 3),  # one is not counted
+    ([[0, 0, 10, 10, 0.2], [20, 20, 30, 30, 0.2]], [0, 1], 0.0),
+    ([[0, 0, 10, 10, 0.9], [0, 0, 10, 9, 0.8]], [0, 0], 0.5)])  # two for one
+def test_agreement_of_boxes(others, labels, expected):
+    a = dict(boxes=np.float32([[[0, 0, 10, 10, 0.9], [20, 20, 30, 30, 0.8], [0, 0, 9, 9, 0.1]]]),
+             labels=np.int32([[0, 1, 2]]))
+    b = dict(boxes=np.float32([others]), labels=np.int32([labels]))
+    assert agreement('detection', [a], [b], 0).measures['agreement'] == pytest.approx(expected)
+    assert agreement('detection', [b], [a], 0).measures['agreement'] == pytest.approx(expected)
+
+
+def test_two_answers_without_boxes_agree():
+    none = dict(boxes=np.zeros((1, 1, 5), np.float32), labels=np.full((1, 1), -1))
+    assert agreement('detection', [none], [none], 1).within

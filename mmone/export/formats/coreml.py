@@ -4,6 +4,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -14,10 +15,11 @@ from mmone.export.graph import Graph
 from mmone.runtime.metadata import KEY
 
 HALF = False
+_PALETTE_BITS = 6
 
 
-def write(graph: Graph, example: Tensor, dynamic: Sequence[str], half: bool, meta: str,
-          path: Path) -> Counter:
+def write(graph: Graph, example: Tensor, dynamic: Sequence[str], half: bool, meta: str, path: Path,
+          weights: str | None = None) -> Counter:
     if dynamic:
         raise InputError('a Core ML model is written for one size and batch 1: export one for each size',
                          parameter='dynamic')
@@ -30,12 +32,27 @@ def write(graph: Graph, example: Tensor, dynamic: Sequence[str], half: bool, met
             convert_to='mlprogram', minimum_deployment_target=ct.target.iOS16,
             compute_precision=(ct.transform.FP16ComputePrecision(_in_network) if half else
                                ct.precision.FLOAT32))
+        if weights:
+            model = _compressed(model, weights)
         model.user_defined_metadata[KEY] = meta
         model.short_description = 'MobileOne, exported by mmone'
         model.save(str(path))
     function = model.get_spec().mlProgram.functions['main']
     block = function.block_specializations[function.opset]
     return Counter(operation.type for operation in block.operations if operation.type != 'const')
+
+
+def _compressed(model, weights: str):
+    """A model whose weights are stored smaller; it computes in float as before."""
+    import coremltools.optimize.coreml as optimize
+    if weights == 'int8':
+        how = optimize.OpLinearQuantizerConfig(mode='linear_symmetric', granularity='per_channel')
+        return optimize.linear_quantize_weights(model, optimize.OptimizationConfig(global_config=how))
+    if find_spec('sklearn') is None:
+        raise InputError('a palette of weights needs scikit-learn, not installed here: pip install scikit-learn',
+                         parameter='weights')
+    palette = optimize.OpPalettizerConfig(mode='kmeans', nbits=_PALETTE_BITS)
+    return optimize.palettize_weights(model, optimize.OptimizationConfig(global_config=palette))
 
 
 def _input(ct, example: Tensor):
