@@ -33,8 +33,8 @@ def add_arguments(parser: Parser) -> None:
                         help='leave the batch, or height and width, or both free')
     parser.add_argument('--half', action='store_true', help='float16 weights and network')
     parser.add_argument('--weights', choices=('int8', 'palette'),
-                        help='of Core ML: store the weights in 8 bits, or as a palette of 64 values; a smaller file, not '
-                        'a faster one')
+                        help='of Core ML: store the weights in 8 bits, or as a palette of 64 values; a smaller file, '
+                        'not a faster one')
     parser.add_argument('--raw', action='store_true',
                         help='take normalized float32 images instead of uint8')
     parser.add_argument('--logits', action='store_true',
