@@ -16,7 +16,7 @@ from mmone.errors import InputError
 from mmone.untrusted import look_into, open_archive
 
 from .images import TRANSFORMS
-from .metadata import KEY
+from .metadata import KEY, digest, parse
 
 
 def check_file(path: Path) -> None:
@@ -165,6 +165,21 @@ def _texts(node: Any) -> Iterator[str]:
 
 # What a file says of itself
 
+
+def read_metadata(text: str | None, path: Path) -> dict:
+    """The metadata of a file, from the text in it.
+
+    Raises:
+        InputError: If mmone did not write it, or the file was changed since.
+    """
+    meta = parse(text, path)
+    check_metadata(meta, path)
+    if digest(path, meta['sha256']) != meta['sha256']:
+        raise InputError(f'{path} was changed since it was exported (its SHA-256 is not the one '
+                         'written in it): export it again')
+    return meta
+
+
 _MOST = 1 << 16  # pixels of an edge
 
 
@@ -226,10 +241,30 @@ def _is_plain_dict(value: Any) -> bool:
     return value is None or isinstance(value, dict) and all(map(_is_plain, value.values()))
 
 
+_MOST_ANCHORS = 1 << 22
+
+
+def _is_decoding(how: dict) -> bool:
+    levels = how['levels']
+    return (_is_list(levels, _is_level) and len(levels) > 0 and all(
+                _is_list(how[key], _is_number) and len(how[key]) == 4 for key in ('means', 'stds'))
+            and sum(math.prod(level['size']) * len(level['anchors']) for level in levels) <= _MOST_ANCHORS
+            and _is_edge(how['classes']) and _is_edge(how['max_per_img'])
+            and all(type(how[key]) is bool for key in ('sigmoid', 'class_agnostic'))
+            and all(_is_number(how[key]) for key in ('nms_pre', 'min_size', 'score_thr', 'iou_threshold')))
+
+
+def _is_level(level: dict) -> bool:
+    return (all(_is_list(level['size'], _is_edge) and len(level[key]) == 2 for key in ('size', 'stride'))
+            and _is_list(level['stride'], _is_number) and len(level['anchors']) > 0
+            and _is_list(level['anchors'], lambda anchor: _is_list(anchor, _is_number) and len(anchor) == 4))
+
+
 _METADATA: dict[str, Callable[[Any], bool]] = dict(
     task=lambda task: task in ('classification', 'detection', 'segmentation'),
     classes=lambda names: _is_list(names, _is_text), outputs=lambda names: _is_list(names, _is_text),
     input=_is_input, pipeline=lambda steps: _is_list(steps, _is_transform))
 _OPTIONAL: dict[str, Callable[[Any], bool]] = dict(
     reading=_is_plain_dict, decision=_is_plain_dict, int8=_is_plain_dict, weights=_is_plain,
+    boxes=lambda how: how is None or _is_decoding(how),
     palette=lambda colours: colours is None or _is_list(colours, lambda colour: _is_list(colour, _is_number)))

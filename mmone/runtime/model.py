@@ -17,9 +17,9 @@ import numpy as np
 from mmone.errors import InputError, cause
 from mmone.formats import FORMATS, SUFFIXES, Format, format_of
 
-from .guard import check_file, check_metadata
+from .guard import check_file, read_metadata
 from .images import TRANSFORMS, resize
-from .metadata import KEY, digest, parse
+from .metadata import KEY
 from .reading import read
 
 
@@ -28,8 +28,8 @@ class Runtime:
 
     Args:
         path (str | Path): A file that :func:`mmone.export.export_model` wrote: ``.onnx``, ``.xml``
-            (OpenVINO), ``.mlpackage`` (Core ML, which computes on macOS only), ``.pt`` (TorchScript) or
-            ``.pt2``; the last two need PyTorch.
+            (OpenVINO), ``.param`` (ncnn), ``.mlpackage`` (Core ML, which computes on macOS only), ``.pt``
+            (TorchScript) or ``.pt2``; the last two need PyTorch.
         threads (int, optional): Threads of one prediction. Defaults to all cores.
         providers (Sequence[str]): ONNX Runtime's execution providers. Defaults to the CPU's.
 
@@ -226,9 +226,7 @@ def _open(path: Path, kind: Format, threads: int | None, providers: Sequence[str
     try:
         check_file(path)
         text, compute = import_module(f'.{kind.backend}', __package__).open_model(path, threads, providers)
-        meta = parse(text, path)
-        check_metadata(meta, path)
-        intact = digest(path, meta['sha256']) == meta['sha256']
+        return read_metadata(text, path), compute
     except ModuleNotFoundError as error:
         raise InputError(f'{path} needs {error.name}, which is not installed: pip install '
                          f'{" ".join(kind.runs_with)}') from None
@@ -236,10 +234,6 @@ def _open(path: Path, kind: Format, threads: int | None, providers: Sequence[str
         raise
     except Exception as error:  # whatever a runtime raises for a broken file
         raise InputError(f'{path} cannot be read ({cause(error)}): export it again') from error
-    if not intact:
-        raise InputError(f'{path} was changed since it was exported (its SHA-256 is not the one '
-                         'written in it): export it again')
-    return meta, compute
 
 
 def is_exported(path: str | Path) -> bool:
