@@ -11,18 +11,21 @@ class Format(NamedTuple):
         backend (str): The module of :mod:`mmone.runtime` that computes it.
         runs_with (tuple[str, ...]): Packages needed to compute it.
         written_with (tuple[str, ...]): Packages needed to write it.
+        weights (str): The end of the name of a second file, beside it, which has its weights. Defaults to none.
     """
     suffix: str
     backend: str
     runs_with: tuple[str, ...]
     written_with: tuple[str, ...]
+    weights: str = ''
 
 
 _TORCH = ('torch', 'torchvision')  # torchvision has the operator for non-maximum suppression
 
 FORMATS = {
     'onnx': Format('.onnx', 'onnxruntime', ('onnxruntime', ), ('onnx', 'onnxruntime')),
-    'openvino': Format('.xml', 'openvino', ('openvino', ), ('onnx', 'openvino')),
+    'openvino': Format('.xml', 'openvino', ('openvino', ), ('onnx', 'openvino'), weights='.bin'),
+    'ncnn': Format('.param', 'ncnn', ('ncnn', ), ('pnnx', 'ncnn'), weights='.bin'),
     'coreml': Format('.mlpackage', 'coreml', ('coremltools', ), ('coremltools', )),
     'torchscript': Format('.pt', 'pytorch', _TORCH, _TORCH),
     'pt2': Format('.pt2', 'pytorch', _TORCH, _TORCH),
@@ -33,3 +36,9 @@ SUFFIXES = tuple(kind.suffix for kind in FORMATS.values())
 def format_of(path: str | Path) -> str | None:
     """The name of the format that a path's suffix stands for; None for any other suffix."""
     return next((name for name, kind in FORMATS.items() if kind.suffix == Path(path).suffix), None)
+
+
+def weights_of(path: str | Path) -> Path | None:
+    """The second file of an exported model, which has its weights; None where they are in the first."""
+    kind = FORMATS.get(format_of(path) or '')
+    return Path(path).with_suffix(kind.weights) if kind and kind.weights else None

@@ -141,7 +141,7 @@ def test_metadata(wheel):
         'optional': mmengine | {'mmpretrain', 'mmdet', 'mmsegmentation', 'ftfy', 'regex', 'safetensors'},
         'all': {*extras['optional'], *extras['export'], *extras['lab']},
     }
-    assert {'onnx', 'onnxruntime', 'openvino', 'coremltools', 'torchvision'} == set(extras['export'])
+    assert {'onnx', 'onnxruntime', 'openvino', 'ncnn', 'pnnx', 'coremltools', 'torchvision'} == set(extras['export'])
     assert {'starlette', 'uvicorn', 'segno'} <= set(extras['lab'])
     assert {'pytest', 'timm'} < set(extras['tests'])
     assert str(extras['mim']['mmcv'].specifier) == str(extras['mmcv-lite']['mmcv-lite'].specifier) == '<2.2.0,>=2.1.0'

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # The rooms of each floor, the lowest first.
 FLOORS = (
-    ('csrc', 'errors', 'version', 'files', 'untrusted', 'formats', 'libraries', 'devices', 'ranks', 'compat',
+    ('csrc', 'errors', 'version', 'files', 'untrusted', 'formats', 'pnnx', 'libraries', 'devices', 'ranks', 'compat',
      'registry'),
     ('checkpoints', 'config', 'runtime'),
     ('complexity', 'pipeline'),
@@ -29,6 +29,7 @@ SIDEWAYS = {
     ('devices', 'libraries'): 'the ground floor is in order of its list',
     ('files', 'errors'): 'the ground floor is in order of its list',
     ('untrusted', 'errors'): 'the ground floor is in order of its list',
+    ('pnnx', 'errors'): 'the ground floor is in order of its list',
     ('libraries', 'errors'): 'the ground floor is in order of its list',
     ('compat', 'errors'): 'the ground floor is in order of its list',
     ('compat', 'libraries'): 'the ground floor is in order of its list',
@@ -47,6 +48,7 @@ WITHOUT = {
     'files': ('torch', *OPENMMLAB),
     'untrusted': ('numpy', 'torch', *OPENMMLAB),
     'formats': ('numpy', 'torch', *OPENMMLAB),
+    'pnnx': ('numpy', 'torch', *OPENMMLAB),
     'libraries': ('numpy', 'torch', *OPENMMLAB),
     'ranks': ('torch', *OPENMMLAB),
     'runtime': ('torch', 'torchvision', *OPENMMLAB),
@@ -78,6 +80,7 @@ INSIDE_FUNCTIONS = {
     ('lab.peers', 'torchvision'): 'optional: networks to compare with',
     ('runtime', 'onnxruntime'): 'optional',
     ('runtime', 'openvino'): 'optional',
+    ('runtime', 'ncnn'): 'optional',
     ('runtime', 'coremltools'): 'optional',
     ('runtime', 'torch'): 'optional: two of the formats are computed by it',
     ('runtime', 'torchvision'): 'optional: two of the formats are computed by it',

@@ -14,7 +14,7 @@ from mmengine.model import BaseModel
 from mmone.convert.reparameterize import deployed_copy
 from mmone.errors import InputError, cause
 from mmone.files import check_output, publish, scratch_folder, sha256
-from mmone.formats import FORMATS, SUFFIXES, format_of
+from mmone.formats import FORMATS, SUFFIXES, format_of, weights_of
 from mmone.runtime import Runtime, coreml, metadata
 from mmone.version import __version__
 
@@ -90,7 +90,7 @@ def export_model(model: BaseModel,
 
     Args:
         model (BaseModel): From :func:`mmone.apis.get_model`, in either form; it is left as it is.
-        out (str | Path): The file to write; OpenVINO writes a ``.bin`` beside its ``.xml``.
+        out (str | Path): The file to write; OpenVINO and ncnn write a ``.bin`` beside it.
         format (str, optional): A name in :data:`mmone.formats.FORMATS`. Defaults to the one
             that the suffix of ``out`` stands for.
         shape (tuple[int, int], optional): Height and width of the input. Defaults to the size that
@@ -136,7 +136,7 @@ def export_model(model: BaseModel,
         classes=_class_names(model), reading=reading(model.cfg), pipeline=pipeline,
         input=_describe_input(model, shape, dynamic, raw), outputs=list(graph.outputs), decision=graph.decision,
         normalization=_describe_normalization(graph, raw), half=half, **_describe_source(source),
-        palette=_palette(model), weights=weights)
+        palette=_palette(model), weights=weights, **(writer.describe(graph) if hasattr(writer, 'describe') else {}))
 
     with scratch_folder(out) as folder:
         made = folder / out.name
@@ -165,7 +165,8 @@ def _format_name(out: Path, given: str | None) -> str:
 
 def _outputs(out: Path) -> list[Path]:
     """The files of an export, the one that is opened last."""
-    return [out.with_suffix('.bin'), out] if out.suffix == FORMATS['openvino'].suffix else [out]
+    weights = weights_of(out)
+    return [weights, out] if weights else [out]
 
 
 def _publish(folder: Path, out: Path) -> None:
@@ -220,6 +221,10 @@ def _check_outputs(out: Path, overwrite: bool) -> None:
         return
     for path in _outputs(out):
         check_output(path, overwrite)
+    second, others = weights_of(out), (out.with_suffix(kind.suffix) for kind in FORMATS.values() if kind.weights)
+    other = next((other for other in others if other != out and other.exists()), None)
+    if second and other and second.exists():
+        raise InputError(f'{second} belongs to {other}: give another name', parameter='out')
 
 
 def _check_dynamic(dynamic: Sequence[str]) -> None:

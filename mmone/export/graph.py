@@ -204,6 +204,9 @@ class Detection(Graph):
     Args:
         select (Callable): Non-maximum suppression, (boxes (N, P, 4), scores (N, P), IoU threshold,
             score threshold, K) → scores (N, P) with zeros where it suppressed.
+
+    Attributes:
+        sizes (list[tuple[int, int]]): Height and width of each level, where they are fixed.
     """
     outputs: dict[str, tuple[str, ...]] = dict(
         boxes=('batch', 'places', 'x1, y1, x2, y2, score'), labels=('batch', 'places'))
@@ -246,6 +249,7 @@ class Detection(Graph):
             with torch.no_grad():
                 x = torch.zeros(1, input_channels(model), *shape, dtype=next(self.network.parameters()).dtype)
                 scores, _ = self.network(x, mode='tensor')
+            self.sizes = [tuple(level.shape[-2:]) for level in scores]
             for name, value in zip(('centres', 'steps', 'halves'), self._anchors(scores)):
                 self.register_buffer(name, value)
 
@@ -269,9 +273,9 @@ class Detection(Graph):
     def answer(self, outputs, images):
         levels = len(outputs) // 2
         channels = self.classes + (0 if self.sigmoid else 1)
-        deltas = [_by_anchor(level, 4) for level in outputs[levels:]]
+        deltas = [by_anchor(level, 4) for level in outputs[levels:]]
         boxes = self._decode(torch.cat(deltas, dim=1), outputs[:levels], images)
-        scores, pairs = self._candidates([_by_anchor(level, channels) for level in outputs[:levels]])
+        scores, pairs = self._candidates([by_anchor(level, channels) for level in outputs[:levels]])
         # Not floor, which takes six operators for integers.
         anchors = torch.div(pairs, self.classes, rounding_mode='trunc').to(torch.int64)
         labels = pairs - anchors * self.classes
@@ -346,7 +350,7 @@ class Detection(Graph):
         return boxes.clamp(min=0).minimum(self.edges)
 
 
-def _by_anchor(level: Tensor, channels: int) -> Tensor:
+def by_anchor(level: Tensor, channels: int) -> Tensor:
     """(N, anchors at a place x channels, H, W) → (N, anchors, channels)."""
     return level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, channels)
 

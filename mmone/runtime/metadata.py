@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mmone.errors import InputError
+from mmone.formats import weights_of
 
 KEY = 'mmone'
 VERSION = 1
@@ -36,7 +37,7 @@ def parse(text: str | None, path: Path) -> dict:
 def digest(path: Path, written: str = NO_DIGEST, weights: Path | None = None) -> str:
     """SHA-256 of an exported model with :data:`NO_DIGEST` in place of the digest ``written`` in it.
 
-    ``weights`` is the ``.bin`` of an ``.xml``, where that is not the one beside it.
+    ``weights`` is the second file of a model of two, where that is not the one beside it.
     """
     total = hashlib.sha256()
     for content in _contents(path, weights):
@@ -45,7 +46,7 @@ def digest(path: Path, written: str = NO_DIGEST, weights: Path | None = None) ->
 
 
 def belong_together(path: Path, weights: Path) -> bool:
-    """Whether a sealed ``.xml`` and a ``.bin`` were exported as one model."""
+    """Whether two files, the one sealed that is opened, were exported as one model."""
     found = re.findall(rb'[0-9a-f]{64}', path.read_bytes())  # its digest, and that of its checkpoint
     return any(digest(path, written.decode(), weights) == written.decode() for written in set(found))
 
@@ -60,8 +61,9 @@ def _contents(path: Path, weights: Path | None) -> Iterator[bytes]:
                 yield archive.read(name)
     else:
         yield path.read_bytes()
-        if path.suffix == '.xml':
-            yield (weights or path.with_suffix('.bin')).read_bytes()
+        second = weights or weights_of(path)
+        if second:
+            yield second.read_bytes()
 
 
 def seal(path: Path) -> str:

@@ -17,10 +17,10 @@ def metrics(capsys, *arguments):
 
 
 @pytest.mark.parametrize('task', TASKS)
-@pytest.mark.parametrize('suffix', ['.onnx', '.xml', '.pt'])
+@pytest.mark.parametrize('suffix', ['.onnx', '.xml', '.pt', '.param'])
 def test_exported_evaluated_and_predicted(trained, data, task, suffix, tmp_path, capsys, monkeypatch):
     (path, weights), model = trained(task), tmp_path / f'model{suffix}'
-    command('export', path, weights, '--out', model, '--dynamic', 'batch')
+    command('export', path, weights, '--out', model, *([] if suffix == '.param' else ['--dynamic', 'batch']))
     out = capsys.readouterr().out
     assert f'{model}: ' in out and re.search(f'against PyTorch on [1-8] images of {data}', out)
     expected = metrics(capsys, path, weights, '--deploy', '--work-dir', 'a')

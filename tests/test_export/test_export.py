@@ -1,6 +1,7 @@
 """What is exported, whatever the format: answers of all kinds of models, and nothing where they differ."""
 import copy
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,9 +15,12 @@ from mmone.errors import InputError
 from mmone.export import compare as comparing
 from mmone.export import export, export_model
 from mmone.export.compare import answers, compare
+from mmone.formats import FORMATS
 from mmone.runtime import Runtime, metadata
 
 from .conftest import ARCH, NAMES, assert_same, photographs, small, softened
+
+of_two_files = pytest.mark.parametrize('suffix', [kind.suffix for kind in FORMATS.values() if kind.weights])
 
 pytest.importorskip('onnx')
 
@@ -276,12 +280,15 @@ def test_images_of_free_sizes_are_padded_as_the_preprocessor_does(build, tmp_pat
             assert error.value.parameter == 'shape'
 
 
-def test_openvinos_two_files_are_of_one_model_at_any_moment(model_of, tmp_path, monkeypatch):
-    """Wherever a process is killed, there is no .xml whose .bin is of another model."""
-    path, replace, seen = tmp_path / 'model.xml', os.replace, []
+@of_two_files
+def test_two_files_are_of_one_model_at_any_moment(model_of, tmp_path, monkeypatch, suffix):
+    """Wherever a process is killed, there is no .xml or .param whose .bin is of another model."""
+    path, replace, seen = tmp_path / f'model{suffix}', os.replace, []
 
     def watched(source, target):
         replace(source, target)
+        if tmp_path not in (Path(source).parent, Path(target).parent):  # while it is made
+            return
         seen.append(path.exists())
         if path.exists():
             assert metadata.belong_together(path, path.with_suffix('.bin'))
@@ -293,19 +300,21 @@ def test_openvinos_two_files_are_of_one_model_at_any_moment(model_of, tmp_path, 
     assert seen == [False, True, False, False, True]
 
 
-def test_two_files_are_as_before_where_one_cannot_be_replaced(model_of, tmp_path, monkeypatch):
-    path = tmp_path / 'model.xml'
+@of_two_files
+def test_two_files_are_as_before_where_one_cannot_be_replaced(model_of, tmp_path, monkeypatch, suffix):
+    path = tmp_path / f'model{suffix}'
     export_model(model_of('classification'), path, shape=(32, 32))
     monkeypatch.setattr(export, 'publish', lambda made, path: (_ for _ in ()).throw(OSError('no space left')))
     with pytest.raises(OSError, match='no space'):
         export_model(model_of('classification'), path, shape=(32, 64), overwrite=True)
     assert Runtime(path).meta['input']['width'] == 32
-    assert {file.name for file in tmp_path.iterdir()} == {'model.xml', 'model.bin'}
+    assert {file.name for file in tmp_path.iterdir()} == {path.name, 'model.bin'}
 
 
-def test_what_a_killed_export_left_of_two_files_is_mended(model_of, tmp_path):
+@of_two_files
+def test_what_a_killed_export_left_of_two_files_is_mended(model_of, tmp_path, suffix):
     """A .bin alone, and its .xml in the scratch folder, which is new or the old one; somebody's own .bin is kept."""
-    path, scratch = tmp_path / 'model.xml', tmp_path / '.model.xml.partial'
+    path, scratch = tmp_path / f'model{suffix}', tmp_path / f'.model{suffix}.partial'
 
     def killed(name):
         scratch.mkdir()
@@ -314,18 +323,18 @@ def test_what_a_killed_export_left_of_two_files_is_mended(model_of, tmp_path):
     def export(width, **options):
         export_model(model_of('classification'), path, shape=(32, width), **options)
         assert Runtime(path).meta['input']['width'] == width
-        assert {file.name for file in tmp_path.iterdir()} == {'model.xml', 'model.bin'}
+        assert {file.name for file in tmp_path.iterdir()} == {path.name, 'model.bin'}
 
     export(32)
-    killed('model.xml')  # before it got its name
+    killed(path.name)  # before it got its name
     export(64)
-    killed('before.xml')  # before the new .bin got its name
+    killed(f'before{suffix}')  # before the new .bin got its name
     with pytest.raises(InputError, match='model.bin exists'):
         export(96)
     assert Runtime(path).meta['input']['width'] == 64 and not scratch.exists()
-    killed('before.xml')
+    killed(f'before{suffix}')
     export(96, overwrite=True)
-    killed('model.xml')
+    killed(path.name)
     path.with_suffix('.bin').write_bytes(b'precious')
     with pytest.raises(InputError, match='model.bin exists'):
         export(128)

@@ -18,6 +18,7 @@ from mmone.export import export_model, formats
 from mmone.files import sha256
 from mmone.formats import FORMATS
 from mmone.runtime import Runtime, coreml, is_exported, metadata
+from mmone.runtime.ncnn import open_net, read_param, run
 
 from .conftest import NAMES, assert_same, photographs, small
 
@@ -61,7 +62,7 @@ class FormatContract:
     @by_task
     def test_one_file_is_written_that_says_what_it_is(self, export, model_of, task):
         report, model = export(task), model_of(task)
-        names = {report.path.name} | ({'Model.bin'} if self.name == 'openvino' else set())
+        names = {report.path.name} | ({'Model.bin'} if FORMATS[self.name].weights else set())
         assert {file.name for file in report.path.parent.iterdir()} == names
         assert is_exported(report.path)
         meta = Runtime(report.path).meta
@@ -117,7 +118,7 @@ class FormatContract:
         threshold = model.bbox_head.test_cfg.score_thr
         try:
             model.bbox_head.test_cfg.score_thr = 0.99999
-            report = export_model(model, path, shape=SHAPE, dynamic=('batch', ), images=folder)
+            report = export_model(model, path, shape=SHAPE, dynamic=self.dynamic[:1], images=folder)
         finally:
             model.bbox_head.test_cfg.score_thr = threshold
         assert report.difference.measures['boxes'] == 0
@@ -237,6 +238,90 @@ class TestTorchscript(FormatContract):
 @pytest.mark.skipif(not NEW_TORCH, reason='torch.export.save was another one before torch 2.6')
 class TestPt2(FormatContract):
     name = 'pt2'
+
+
+class TestNcnn(FormatContract):
+    name = 'ncnn'
+    dynamic = ()
+
+    @by_task
+    def test_the_graph_ends_where_ncnn_does(self, export, task):
+        """Its input and outputs have names, and ncnn knows all operators."""
+        import ncnn
+        layers, text = read_param(export(task).path.read_text())
+        assert json.loads(text) == export(task).meta
+        assert [layer.outputs for layer in layers if layer.kind == 'Input'] == [['images']]
+        used = {name for layer in layers for name in layer.inputs}
+        ends = {name for layer in layers for name in layer.outputs if name not in used}
+        assert ends == {'classification': {'scores', 'logits'}, 'detection': {'logits', 'deltas'},
+                        'segmentation': {'logits'}}[task]
+        assert all(ncnn.layer_to_index(layer.kind) >= 0 for layer in layers)
+
+    def test_the_metadata_are_nothing_to_ncnn(self, export, tmp_path, capfd):
+        """It reads the same network without them, and says nothing."""
+        path = export('detection').path
+        layers, _ = read_param(path.read_text())
+        shutil.copy(path.with_suffix('.bin'), tmp_path)
+        plain = tmp_path / path.name
+        plain.write_text('\n'.join(path.read_text().splitlines()[:-1]) + '\n')
+        image, names = photographs(SHAPE, 1)[0], ['logits', 'deltas']
+        for ours, theirs in zip(*(run(open_net(file, layers, threads=1), image, names) for file in (path, plain))):
+            np.testing.assert_array_equal(ours, theirs)
+        assert capfd.readouterr() == ('', '')
+        with pytest.raises(InputError, match='was not exported by mmone: it has no mmone metadata'):
+            Runtime(plain)
+
+    def test_nothing_is_printed_and_threads_are_respected(self, model_of, export, tmp_path, capfd, monkeypatch):
+        import ncnn
+        path, seen = export('classification').path, []
+        load = ncnn.Net.load_param
+
+        def watched(net, *args):
+            seen.append(net.opt.num_threads)
+            return load(net, *args)
+
+        monkeypatch.setattr(ncnn.Net, 'load_param', watched)
+        capfd.readouterr()
+        monkeypatch.chdir(tmp_path)
+        export_model(model_of('classification'), tmp_path / path.name, shape=SHAPE)
+        Runtime(path, threads=1)
+        assert seen == [ncnn.Option().num_threads, 1]
+        assert 'pnnx' not in ''.join(capfd.readouterr())
+        assert {file.name for file in tmp_path.iterdir()} == {'Model.param', 'Model.bin'}
+
+    @pytest.mark.parametrize('channels', [1, 4])
+    def test_images_of_other_channels_and_odd_sizes(self, build, tmp_path, channels):
+        cfg = small(NAMES['classification'])
+        cfg.model.backbone.in_channels = channels
+        cfg.data_preprocessor.update(mean=[100.0], std=[50.0], to_rgb=False)
+        report = export_model(build(cfg), tmp_path / 'model.ncnn.param', shape=(33, 47))
+        assert report.difference.within
+        assert {file.name for file in tmp_path.iterdir()} == {'model.ncnn.param', 'model.ncnn.bin'}
+
+    def test_an_operator_that_ncnn_has_not(self, build, tmp_path):
+        model = build(small(NAMES['classification']))
+        model.head.fc = Sorted(model.head.fc)
+        with pytest.raises(InputError, match=r'cannot be computed as ncnn \(ncnn has no operator .*: its operators'):
+            export_model(model, tmp_path / 'model.param', shape=(32, 32))
+        assert not list(tmp_path.iterdir())
+
+    def test_the_weights_of_another_model_are_kept(self, model_of, export, tmp_path):
+        """A .bin is OpenVINO's, too."""
+        (tmp_path / 'Model.xml').write_text('')
+        (tmp_path / 'Model.bin').write_bytes(b'precious')
+        with pytest.raises(InputError, match='Model.bin belongs to .*Model.xml: give another name'):
+            export_model(model_of('classification'), tmp_path / 'Model.param', shape=(32, 32), overwrite=True)
+        assert (tmp_path / 'Model.bin').read_bytes() == b'precious'
+
+
+class Sorted(torch.nn.Module):
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x).sort(1).values
 
 
 @pytest.mark.skipif(digit_version(np.__version__) >= digit_version('2.4') and version('coremltools') == '9.0',

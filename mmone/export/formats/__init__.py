@@ -2,7 +2,8 @@
 
 A module has ``HALF``, whether half precision is a matter of the graph (else the converter makes it);
 and ``write(graph, example, dynamic, half, meta, path)``, which returns how often each operator occurs in
-what it wrote. It imports the format's packages when that is called.
+what it wrote. It imports the format's packages when that is called. It may have ``describe(graph)``, what of a graph
+its runtime does: entries of the metadata.
 """
 from importlib import import_module
 from importlib.util import find_spec
