@@ -14,9 +14,9 @@ network of the study, such as mobileone-s0 or mobilenetv2_100; or any other clas
 measured from a prepared image to logits or raw outputs, branches folded, with random weights unless there is
 a checkpoint; exported files whole, from a uint8 image to the final answer.
 
-Runtimes: onnxruntime, openvino, torch (eager), torch-branches (eager, as trained), torch-compile, torchscript,
-coreml (macOS). Each measurement is kept at once; the same command after an interruption goes on with the rest.
-Results marked "not steady" vary more than the protocol allows, and were made three times.
+Runtimes: onnxruntime, openvino, ncnn, torch (eager), torch-branches (eager, as trained), torch-compile,
+torchscript, coreml (macOS). Each measurement is kept at once; the same command after an interruption goes on with
+the rest. Results marked "not steady" vary more than the protocol allows, and were made three times.
 
 Exit status: 0, 1 if something could not be measured, 2 if nothing was tried, 130 if interrupted.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from .store import Machine
 
 # Those that compute, or that write what is computed.
-LIBRARIES = ('mmone', 'torch', 'torchvision', 'timm', 'onnx', 'onnxruntime', 'openvino', 'coremltools', 'numpy')
+LIBRARIES = ('mmone', 'torch', 'torchvision', 'timm', 'onnx', 'onnxruntime', 'openvino', 'ncnn', 'coremltools', 'numpy')
 
 
 def this_machine() -> Machine:

@@ -22,8 +22,8 @@ from .store import Model
 from .subject import SIZE, Subject
 
 # Which runtime computes an exported file, by its format.
-RUNTIME_OF = dict(onnx='onnxruntime', openvino='openvino', coreml='coreml', torchscript='torchscript',
-                  pt2='torch-export')
+RUNTIME_OF = dict(onnx='onnxruntime', openvino='openvino', ncnn='ncnn', coreml='coreml',
+                  torchscript='torchscript', pt2='torch-export')
 
 
 def find_subject(name: str) -> Subject:

@@ -279,7 +279,7 @@ def test_a_model_that_is_named_twice_is_measured_once():
 
 
 @pytest.mark.parametrize('name, device, message', [
-    ('tensorrt', 'cpu', "unknown runtime 'tensorrt': expected onnxruntime, openvino, torch"),
+    ('tensorrt', 'cpu', "unknown runtime 'tensorrt': expected onnxruntime, openvino, ncnn, torch"),
     ('onnxruntime', 'cuda', 'onnxruntime is not measured on cuda: expected torch'),
 ])
 def test_runtimes_that_are_not_there(name, device, message):

@@ -48,6 +48,7 @@ _GPU = ('cpu', 'cuda')
 RUNTIMES = {
     'onnxruntime': Kind('onnxruntime:open_model', ('onnxruntime', 'onnx'), graph=True),
     'openvino': Kind('openvino:open_model', ('openvino', 'onnx'), graph=True),
+    'ncnn': Kind('ncnn:open_model', ('ncnn', 'pnnx', 'onnx'), graph=True),
     'torch': Kind('pytorch:eager', ('torch', ), devices=_GPU),
     'torch-branches': Kind('pytorch:with_branches', ('torch', ), devices=_GPU, branches=True),
     'torch-compile': Kind('pytorch:compiled', ('torch', ), devices=_GPU),
