@@ -202,3 +202,8 @@ def _lock_own(folder: Path) -> int | None:
         return _lock(folder, folder)
     except InputError:
         return None
+
+
+def user_cache() -> Path:
+    """mmone's folder in the user's cache."""
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache', 'mmone')

@@ -26,6 +26,7 @@ FORMATS = {
     'onnx': Format('.onnx', 'onnxruntime', ('onnxruntime', ), ('onnx', 'onnxruntime')),
     'openvino': Format('.xml', 'openvino', ('openvino', ), ('onnx', 'openvino'), weights='.bin'),
     'ncnn': Format('.param', 'ncnn', ('ncnn', ), ('pnnx', 'ncnn'), weights='.bin'),
+    'litert': Format('.tflite', 'litert', ('ai_edge_litert', ), ('ai_edge_litert', )),
     'coreml': Format('.mlpackage', 'coreml', ('coremltools', ), ('coremltools', )),
     'torchscript': Format('.pt', 'pytorch', _TORCH, _TORCH),
     'pt2': Format('.pt2', 'pytorch', _TORCH, _TORCH),

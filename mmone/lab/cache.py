@@ -4,7 +4,6 @@ Imports no library of the models': processes that measure read it, and have noth
 """
 import hashlib
 import json
-import os
 import re
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -14,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mmone.errors import InputError
-from mmone.files import sha256
+from mmone.files import sha256, user_cache
 
 from .subject import Subject
 
@@ -71,11 +70,6 @@ def read(folder: Path) -> Prepared | None:
         return Prepared(folder, **json.loads((folder / 'facts.json').read_text(encoding='utf-8')))
     except FileNotFoundError:
         return None
-
-
-def user_cache() -> Path:
-    """mmone's folder in the user's cache."""
-    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache', 'mmone')
 
 
 def default_cache() -> Path:

@@ -16,9 +16,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 from mmone.errors import InputError
-from mmone.files import InUse, publish, scratch_folder
-
-from .cache import user_cache
+from mmone.files import InUse, publish, scratch_folder, user_cache
 
 VERSION = '1.30.0'
 INTEGRITY = 'sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=='

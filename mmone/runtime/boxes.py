@@ -99,7 +99,7 @@ def suppress(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, iou_thre
     kept = order[:0]
     for first in range(0, len(order), _BLOCK):  # no more than it takes: there may be thousands
         block = order[first:first + _BLOCK]
-        free = ~_overlap(boxes, labels, kept, block, iou_threshold).any(0)
+        free: np.ndarray = np.logical_not(_overlap(boxes, labels, kept, block, iou_threshold).any(0))
         overlap = _overlap(boxes, labels, block, block, iou_threshold)
         for i, suppressed in enumerate(overlap):
             if free[i]:

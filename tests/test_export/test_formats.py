@@ -15,6 +15,7 @@ from mmengine.utils import digit_version
 
 from mmone.errors import InputError
 from mmone.export import export_model, formats
+from mmone.export.formats import litert
 from mmone.files import sha256
 from mmone.formats import FORMATS
 from mmone.runtime import Runtime, coreml, is_exported, metadata
@@ -238,6 +239,32 @@ class TestTorchscript(FormatContract):
 @pytest.mark.skipif(not NEW_TORCH, reason='torch.export.save was another one before torch 2.6')
 class TestPt2(FormatContract):
     name = 'pt2'
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not litert.environment().is_dir(), reason="LiteRT's converter is not made here")
+class TestLitert(FormatContract):
+    name = 'litert'
+    dynamic = ()
+
+    def test_half_precision(self, export):
+        with pytest.raises(InputError, match='leave --half out'):
+            export('classification', half=True)
+
+    @by_task
+    def test_the_metadata_are_one_of_the_files_own(self, export, task):
+        from ai_edge_litert import schema_py_generated as schema
+        report = export(task)
+        model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(report.path.read_bytes(), 0))
+        assert [entry.name for entry in model.metadata].count(b'mmone') == 1
+        assert sum(report.operators.values()) == len(model.subgraphs[0].operators)
+
+
+def test_litert_names_the_command_that_makes_its_converter(model_of, tmp_path, monkeypatch):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    with pytest.raises(InputError, match='not made here: .*python.* -m mmone.export.formats.litert$'):
+        export_model(model_of('classification'), tmp_path / 'Model.tflite', shape=SHAPE)
+    assert not (tmp_path / 'cache').exists() and not list(tmp_path.glob('*.tflite'))
 
 
 class TestNcnn(FormatContract):

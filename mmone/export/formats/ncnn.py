@@ -11,44 +11,21 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mmone.errors import InputError
-from mmone.export.graph import Detection, Graph, Segmentation, by_anchor
+from mmone.export.graph import Detection, Graph, Segmentation
 from mmone.pnnx import convert
-from mmone.runtime.boxes import Decoder
 from mmone.runtime.ncnn import INPUT, raw_outputs, read_param, write_param
+
+from .boxes import describe, leave_boxes
+
+__all__ = ['HALF', 'describe', 'write']
 
 HALF = False
 _NO_OPERATORS = ('Input', 'MemoryData', 'Split')
-
-
-def describe(graph: Graph) -> dict:
-    """What the runtime needs to finish the answer: for the metadata."""
-    if not isinstance(graph, Detection):
-        return {}
-    generator = graph.prior_generator
-    try:
-        levels = [dict(size=list(size), stride=[float(step) for step in stride], anchors=anchors.tolist())
-                  for size, stride, anchors in zip(graph.sizes, generator.strides, generator.base_anchors)]
-    except (AttributeError, TypeError):
-        levels = []
-    how = dict(levels=levels, means=graph.means.tolist(), stds=graph.stds.tolist(), classes=graph.classes,
-               sigmoid=graph.sigmoid, nms_pre=graph.nms_pre, min_size=graph.min_size, score_thr=graph.score_thr,
-               iou_threshold=graph.iou_threshold, class_agnostic=graph.class_agnostic,
-               max_per_img=graph.max_per_img)
-    if not levels or not _has_anchors_of(Decoder(how, graph.shape), graph):
-        raise InputError(f'a detector with anchors by {type(generator).__name__} cannot be written as ncnn: expected '
-                         "the same anchors at all places of a level, as mmdet's AnchorGenerator has them")
-    return dict(boxes=how)
-
-
-def _has_anchors_of(decoder: Decoder, graph: Detection) -> bool:
-    return all(np.array_equal(getattr(decoder, name), getattr(graph, name).numpy())
-               for name in ('centres', 'steps', 'halves'))
 
 
 def write(graph: Graph, example: Tensor, dynamic: Sequence[str], half: bool, meta: str,
@@ -77,15 +54,9 @@ def write(graph: Graph, example: Tensor, dynamic: Sequence[str], half: bool, met
 def _leave_to_runtime(graph: Graph) -> None:
     """Have a graph answer what :func:`mmone.runtime.ncnn.raw_outputs` names."""
     if isinstance(graph, Detection):
-        channels = graph.classes + (0 if graph.sigmoid else 1)
-
-        def answer(outputs, images):
-            levels = len(outputs) // 2
-            parts = ((outputs[:levels], channels), (outputs[levels:], 4))
-            return tuple(torch.cat([by_anchor(level, count) for level in part], dim=1) for part, count in parts)
+        leave_boxes(graph)
     elif isinstance(graph, Segmentation):
         def answer(outputs, images):
             return (F.interpolate(outputs[0], size=graph.shape, mode='bilinear', align_corners=graph.align_corners), )
-    else:
-        return
-    graph.answer = answer  # type: ignore[method-assign]
+
+        graph.answer = answer  # type: ignore[method-assign]
