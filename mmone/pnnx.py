@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from .errors import InputError
-
 
 def convert(source: Path, shape: Sequence[int], half: bool = False) -> tuple[Path, Path]:
     """Convert a network; returns ncnn's ``.param`` and ``.bin``.
@@ -18,11 +16,11 @@ def convert(source: Path, shape: Sequence[int], half: bool = False) -> tuple[Pat
         half (bool): Weights in float16. Defaults to False.
 
     Raises:
-        InputError: If pnnx cannot; with the last line that it said.
+        RuntimeError: If pnnx cannot; with the last line that it said.
     """
     package = find_spec('pnnx')  # importing it would import torch
     if package is None or package.origin is None:
-        raise InputError('converting to ncnn needs pnnx, not installed here: pip install pnnx')
+        raise ModuleNotFoundError("No module named 'pnnx'", name='pnnx')
     program = Path(package.origin).with_name('pnnx.exe' if sys.platform == 'win32' else 'pnnx')
     done = subprocess.run(
         [str(program), source.name, f'inputshape=[{",".join(map(str, shape))}]f32', f'fp16={half:d}'],
@@ -30,5 +28,6 @@ def convert(source: Path, shape: Sequence[int], half: bool = False) -> tuple[Pat
     param = source.with_name(f'{source.stem}.ncnn.param')
     if done.returncode or not param.is_file():
         lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        raise InputError(f'pnnx ended with status {done.returncode} ({lines[-1][:200] if lines else "without a word"})')
+        last = lines[-1][:200] if lines else 'without a word'
+        raise RuntimeError(f'pnnx ended with status {done.returncode} ({last})')
     return param, param.with_suffix('.bin')

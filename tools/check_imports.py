@@ -29,7 +29,6 @@ SIDEWAYS = {
     ('devices', 'libraries'): 'the ground floor is in order of its list',
     ('files', 'errors'): 'the ground floor is in order of its list',
     ('untrusted', 'errors'): 'the ground floor is in order of its list',
-    ('pnnx', 'errors'): 'the ground floor is in order of its list',
     ('libraries', 'errors'): 'the ground floor is in order of its list',
     ('compat', 'errors'): 'the ground floor is in order of its list',
     ('compat', 'libraries'): 'the ground floor is in order of its list',

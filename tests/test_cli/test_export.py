@@ -1,6 +1,7 @@
 """``mmone export``, and what takes the exported files: ``mmone test`` and ``mmone predict``."""
 import json
 import re
+from itertools import product
 
 import pytest
 
@@ -16,8 +17,7 @@ def metrics(capsys, *arguments):
     return line.partition(']')[2].partition('data_time')[0].split()
 
 
-@pytest.mark.parametrize('task', TASKS)
-@pytest.mark.parametrize('suffix', ['.onnx', '.xml', '.pt', '.param'])
+@pytest.mark.parametrize('suffix, task', [*product(['.onnx', '.xml', '.pt'], TASKS), ('.param', 'mmdet')])
 def test_exported_evaluated_and_predicted(trained, data, task, suffix, tmp_path, capsys, monkeypatch):
     (path, weights), model = trained(task), tmp_path / f'model{suffix}'
     command('export', path, weights, '--out', model, *([] if suffix == '.param' else ['--dynamic', 'batch']))

@@ -20,8 +20,6 @@ from mmone.runtime import Runtime, metadata
 
 from .conftest import ARCH, NAMES, assert_same, photographs, small, softened
 
-of_two_files = pytest.mark.parametrize('suffix', [kind.suffix for kind in FORMATS.values() if kind.weights])
-
 pytest.importorskip('onnx')
 
 
@@ -280,7 +278,7 @@ def test_images_of_free_sizes_are_padded_as_the_preprocessor_does(build, tmp_pat
             assert error.value.parameter == 'shape'
 
 
-@of_two_files
+@pytest.mark.parametrize('suffix', [kind.suffix for kind in FORMATS.values() if kind.weights])
 def test_two_files_are_of_one_model_at_any_moment(model_of, tmp_path, monkeypatch, suffix):
     """Wherever a process is killed, there is no .xml or .param whose .bin is of another model."""
     path, replace, seen = tmp_path / f'model{suffix}', os.replace, []
@@ -300,21 +298,19 @@ def test_two_files_are_of_one_model_at_any_moment(model_of, tmp_path, monkeypatc
     assert seen == [False, True, False, False, True]
 
 
-@of_two_files
-def test_two_files_are_as_before_where_one_cannot_be_replaced(model_of, tmp_path, monkeypatch, suffix):
-    path = tmp_path / f'model{suffix}'
+def test_two_files_are_as_before_where_one_cannot_be_replaced(model_of, tmp_path, monkeypatch):
+    path = tmp_path / 'model.xml'
     export_model(model_of('classification'), path, shape=(32, 32))
     monkeypatch.setattr(export, 'publish', lambda made, path: (_ for _ in ()).throw(OSError('no space left')))
     with pytest.raises(OSError, match='no space'):
         export_model(model_of('classification'), path, shape=(32, 64), overwrite=True)
     assert Runtime(path).meta['input']['width'] == 32
-    assert {file.name for file in tmp_path.iterdir()} == {path.name, 'model.bin'}
+    assert {file.name for file in tmp_path.iterdir()} == {'model.xml', 'model.bin'}
 
 
-@of_two_files
-def test_what_a_killed_export_left_of_two_files_is_mended(model_of, tmp_path, suffix):
+def test_what_a_killed_export_left_of_two_files_is_mended(model_of, tmp_path):
     """A .bin alone, and its .xml in the scratch folder, which is new or the old one; somebody's own .bin is kept."""
-    path, scratch = tmp_path / f'model{suffix}', tmp_path / f'.model{suffix}.partial'
+    path, scratch = tmp_path / 'model.xml', tmp_path / '.model.xml.partial'
 
     def killed(name):
         scratch.mkdir()
@@ -323,18 +319,18 @@ def test_what_a_killed_export_left_of_two_files_is_mended(model_of, tmp_path, su
     def export(width, **options):
         export_model(model_of('classification'), path, shape=(32, width), **options)
         assert Runtime(path).meta['input']['width'] == width
-        assert {file.name for file in tmp_path.iterdir()} == {path.name, 'model.bin'}
+        assert {file.name for file in tmp_path.iterdir()} == {'model.xml', 'model.bin'}
 
     export(32)
-    killed(path.name)  # before it got its name
+    killed('model.xml')  # before it got its name
     export(64)
-    killed(f'before{suffix}')  # before the new .bin got its name
+    killed('before.xml')  # before the new .bin got its name
     with pytest.raises(InputError, match='model.bin exists'):
         export(96)
     assert Runtime(path).meta['input']['width'] == 64 and not scratch.exists()
-    killed(f'before{suffix}')
+    killed('before.xml')
     export(96, overwrite=True)
-    killed(path.name)
+    killed('model.xml')
     path.with_suffix('.bin').write_bytes(b'precious')
     with pytest.raises(InputError, match='model.bin exists'):
         export(128)

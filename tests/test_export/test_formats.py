@@ -3,6 +3,7 @@ import importlib.util
 import json
 import logging
 import shutil
+import subprocess
 import sys
 import warnings
 from importlib.metadata import version
@@ -20,8 +21,9 @@ from mmone.files import sha256
 from mmone.formats import FORMATS
 from mmone.runtime import Runtime, coreml, is_exported, metadata
 from mmone.runtime.ncnn import open_net, read_param, run
+from tests.test_runtime.test_model import BLOCKED, HEAVY
 
-from .conftest import NAMES, assert_same, photographs, small
+from .conftest import NAMES, ROOT, assert_same, photographs, small
 
 TASKS = ('classification', 'detection', 'segmentation')
 SHAPE = (96, 128)
@@ -316,14 +318,28 @@ class TestNcnn(FormatContract):
         assert 'pnnx' not in ''.join(capfd.readouterr())
         assert {file.name for file in tmp_path.iterdir()} == {'Model.param', 'Model.bin'}
 
-    @pytest.mark.parametrize('channels', [1, 4])
-    def test_images_of_other_channels_and_odd_sizes(self, build, tmp_path, channels):
+    def test_images_of_other_channels_and_odd_sizes(self, build, tmp_path):
         cfg = small(NAMES['classification'])
-        cfg.model.backbone.in_channels = channels
+        cfg.model.backbone.in_channels = 4
         cfg.data_preprocessor.update(mean=[100.0], std=[50.0], to_rgb=False)
         report = export_model(build(cfg), tmp_path / 'model.ncnn.param', shape=(33, 47))
         assert report.difference.within
         assert {file.name for file in tmp_path.iterdir()} == {'model.ncnn.param', 'model.ncnn.bin'}
+
+    def test_two_files_of_different_models(self, export, tmp_path):
+        path = shutil.copy(export('detection').path, tmp_path)
+        with pytest.raises(InputError, match='Model.param cannot be read .*Model.bin'):
+            Runtime(path)
+        shutil.copy(export('classification').path.with_suffix('.bin'), tmp_path)
+        with pytest.raises(InputError, match='Model.param was changed since it was exported'):
+            Runtime(path)
+
+    def test_neither_pytorch_nor_openmmlab_is_imported(self, export, folder):
+        path = export('detection').path
+        done = subprocess.run([sys.executable, '-c', BLOCKED.format(blocked=(*HEAVY, 'pnnx')), path, folder / '0.png'],
+                              cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0 and not done.stderr, done.stderr
+        assert json.loads(done.stdout)['boxes'] == Runtime(path).predict(folder / '0.png')['boxes'] != []
 
     def test_an_operator_that_ncnn_has_not(self, build, tmp_path):
         model = build(small(NAMES['classification']))

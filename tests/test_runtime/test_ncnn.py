@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 
+from mmone.pnnx import convert
 from mmone.runtime.ncnn import Layer, _largest, read_param, write_param
 
 LAYERS = [Layer('Input', 'images', [], ['images'], []), Layer('Split', 'split', ['images'], ['a', 'b'], []),
@@ -33,6 +34,14 @@ def test_what_is_not_true_is_refused(old, new, words):
 def test_what_is_no_param(text):
     with pytest.raises(ValueError):
         read_param(text)
+
+
+def test_pnnx_says_why(tmp_path, capfd):
+    pytest.importorskip('pnnx')
+    (tmp_path / 'model.pt').write_bytes(b'no model')
+    with pytest.raises(RuntimeError, match=r'^pnnx ended with status [-\d]+ \([^\n]*\)$'):
+        convert(tmp_path / 'model.pt', (1, 3, 8, 8))
+    assert capfd.readouterr() == ('', '')
 
 
 def test_labels_are_those_of_argmax():
