@@ -2,11 +2,12 @@
 from collections.abc import Sequence
 
 import numpy as np
+import onnx
+import torch
 
-from . import Progress
+from . import Progress, qdq, weights
 from .network import Layer, Network, session
-from .quantize import quantize
-from .ranges import Observed
+from .ranges import Observed, steps
 
 IMAGES = 12
 
@@ -25,16 +26,25 @@ def rank(network: Network, seen: dict[str, Observed], images: Sequence[np.ndarra
     images = images[:IMAGES]
     last = [layer.output for layer in _last(network)]
     expected = _computed(network.store(), last, images)
-    names = [layer.name for layer in network.layers]
     errors = {}
-    for name in progress(names, 'sensitivity of layers'):
-        made = quantize(network, seen, images, [other for other in names if other != name], ranges, 'nearest')
+    for layer in progress(network.layers, 'sensitivity of layers'):
+        made = _alone(network, layer, seen, ranges)
         # A writer that removes a ReLU has given its name to what was before it.
-        outputs = {node.name: node.output[0] for node in made.model.graph.node}
-        found = _computed(made.model, [outputs[layer.name] for layer in _last(network)], images)
-        errors[name] = sum(float(np.square(a - b).sum() / max(np.square(a).sum(), 1e-12))
-                           for a, b in zip(expected, found))
-    return sorted(names, key=lambda name: -errors[name])
+        outputs = {node.name: node.output[0] for node in made.graph.node}
+        found = _computed(made, [outputs[other.name] for other in _last(network)], images)
+        errors[layer.name] = sum(float(np.square(a - b).sum() / max(np.square(a).sum(), 1e-12))
+                                 for a, b in zip(expected, found))
+    return sorted(errors, key=lambda name: -errors[name])
+
+
+def _alone(network: Network, layer: Layer, seen: dict[str, Observed], ranges: str) -> onnx.ModelProto:
+    """The network with one layer in integers, rounded to the nearest."""
+    after = network.consumers.get(layer.output, [])
+    nodes = [layer.node, *(node for node in after if len(after) == 1 and node.op_type in ('Relu', 'Clip'))]
+    value = network.tensors[layer.weight]
+    kernels = torch.from_numpy(value).double().reshape(layer.groups, len(value) // layer.groups, -1)
+    return qdq.write(network, nodes, {name: steps(seen[name], ranges) for name in qdq.tensors_of(network, nodes)},
+                     {layer.weight: weights.scales(kernels).reshape(-1).numpy()})
 
 
 def _last(network: Network) -> list[Layer]:
