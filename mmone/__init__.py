@@ -14,7 +14,7 @@ from .version import __version__
 
 __all__ = ['InputError', '__version__']
 
-_NAMES = 'mmengine.config.utils'
+_NAMES, _CONFIG = 'mmengine.config.utils', 'mmengine.config.config'
 _FOUNDATIONS = ('torch', 'mmengine', 'mmcv', 'yaml')
 
 
@@ -22,13 +22,23 @@ def _add_name() -> None:
     # mmengine looks for a distribution of that name first and trusts where its metadata lies, which
     # is not where an editable install's code is. A module's name makes it ask the import system.
     sys.modules[_NAMES].MODULE2PACKAGE.setdefault('mmone', 'mmone.registry')
+    # What a config inherits from a package is built in that package's scope, where mmone has but what is its own and
+    # not the libraries' models: in mmone's configs a name without a scope is the library's of the task.
+    config = sys.modules[_CONFIG].Config
+    find = config._get_cfg_path
+
+    def find_without_scope(path, filename):
+        found, scope = find(path, filename)
+        return found, None if scope == 'mmone' else scope
+
+    config._get_cfg_path = staticmethod(find_without_scope)
 
 
 class _AddNameWhenImported(importlib.abc.MetaPathFinder):
     """Adds mmone's name to mmengine's when mmengine is imported, which takes longer than ``--help`` may."""
 
     def find_spec(self, name, path=None, target=None):
-        if name != _NAMES:
+        if name != _CONFIG:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
@@ -43,7 +53,7 @@ class _AddNameWhenImported(importlib.abc.MetaPathFinder):
         return spec
 
 
-if _NAMES in sys.modules:
+if _CONFIG in sys.modules:
     _add_name()
 else:
     sys.meta_path.insert(0, _AddNameWhenImported())

@@ -105,6 +105,21 @@ def test_base_names_resolve_once_mmone_is_imported(imports, tmp_path):
     assert result.stdout == '7 s1\n'
 
 
+def test_inherited_names_are_the_librarys(tmp_path):
+    """Read and built by a process that knows nothing of mmone, as the stock tools do."""
+    (tmp_path / 'mine.py').write_text(
+        "_base_ = __import__('mmone') and ['mmone::_base_/models/ssdlite.py', 'mmone::_base_/runtime_det.py']\n")
+    script = tmp_path / 'build.py'
+    script.write_text('from mmengine.config import Config\nfrom mmengine.registry import init_default_scope\n'
+                      'from mmdet.registry import HOOKS, MODELS\n'
+                      "cfg = Config.fromfile('mine.py')\ninit_default_scope('mmdet')\n"
+                      'hooks = [type(HOOKS.build(hook)).__name__ for hook in cfg.custom_hooks]\n'
+                      'print(type(MODELS.build(cfg.model)).__name__, *hooks)\n')
+    result = run('mmdet', script, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.stdout.splitlines()[-1] == 'SingleStageDetector EMAHook EpochSeedHook DeployHook'
+
+
 def test_importing_mmone_imports_nothing_else(tmp_path):
     script = tmp_path / 'import.py'
     script.write_text('import sys\nbefore = set(sys.modules)\nimport mmone, mmone.errors, mmone.files, mmone.version\n'
