@@ -82,7 +82,9 @@ def by_onnxruntime(per_channel: bool, reduce_range: bool = False) -> Callable:
         # As its documentation has it, on layers alone: the ends of a detector would not survive it.
         quantize_static(str(source), str(made), Reader(), quant_format=QuantFormat.QDQ, per_channel=per_channel,
                         reduce_range=reduce_range, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-                        op_types_to_quantize=['Conv', 'Gemm', 'Relu', 'Clip', 'GlobalAveragePool', 'Concat'])
+                        op_types_to_quantize=['Conv', 'Gemm', 'Relu', 'Clip', 'GlobalAveragePool', 'Concat'],
+                        # Outputs of some images at a time, not of all; it insists on a number that leaves a rest.
+                        extra_options=dict(CalibMaxIntermediateOutputs=7 if len(images.calibrated) % 7 else 9))
         return sealed(onnx.load(str(made)), Runtime(plain).meta,
                       folder / f'ort-{per_channel}-{reduce_range}.onnx')
     return quantize
