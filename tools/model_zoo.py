@@ -18,7 +18,7 @@ METRICS = {
     'VOC mAP': ('VOC mAP', 1), 'mIoU': ('mIoU', 2), 'aAcc': ('pixel accuracy', 2)}
 # The columns of text; numbers are aligned to the right.
 TEXT = ('config', 'metric', 'model', 'paper', 'results', 'start', 'task', 'variant', 'weights')
-FORMS = ('with branches', 'deployed', 'ONNX')
+FORMS = ('with branches', 'deployed', 'ONNX', 'INT8')
 
 
 def main(argv=None):
@@ -130,14 +130,14 @@ def _results(dataset: str):
 
 def _demo():
     """What ``make demo`` ends with."""
-    yield ('task', 'metric', *FORMS, 'parameters', 'deployed', 'latency ms', 'deployed', 'ONNX', 'training time')
+    yield ('task', 'metric', *FORMS, 'parameters', 'deployed', 'latency ms', *FORMS[1:], 'training time')
     for entry in entries().values():
         record = entry.metadata
         if 'Latency' in record:
             result = entry.results[0]
             metric, = result['Metrics']
             yield (entry.task, METRICS[metric][0],
-                   *(_score(result[key], metric) for key in ('Metrics', 'Deployed', 'ONNX')),
+                   *(_score(result[key], metric) for key in ('Metrics', 'Deployed', 'ONNX', 'INT8')),
                    f'{record["Parameters with Branches"]:,}', f'{record["Parameters"]:,}',
                    *(record['Latency'][form] for form in FORMS), record['Training Time'])
 
