@@ -229,6 +229,15 @@ class Export(Files):
             Runtime(path)
 
 
+class Quantize(Export):
+    name = 'quantize'
+    turns = 2
+
+    def arguments(self, number):
+        return [self.config, 'in.pth', '--out', ('out.onnx', 'out.xml')[number % self.turns], '--images',
+                self.folder.parent / 'data' / 'JPEGImages', '--agreement', 0, '--force']
+
+
 def _tiny_classifier(config: Path, path: Path) -> None:
     from mmengine.config import Config
 
@@ -308,7 +317,7 @@ class _Popen(subprocess.Popen):
         return self.poll()
 
 
-SUBJECTS = {kind.name: kind for kind in (Train, Convert, Reparameterize, Export, Shapes, Environment)}
+SUBJECTS = {kind.name: kind for kind in (Train, Convert, Reparameterize, Export, Quantize, Shapes, Environment)}
 
 
 class Harness:

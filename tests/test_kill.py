@@ -8,7 +8,7 @@ from tests.kill import kill
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name, rounds', [('train', 1), ('convert', 2), ('export', 2), ('shapes', 4)])
+@pytest.mark.parametrize('name, rounds', [('train', 1), ('convert', 2), ('export', 2), ('quantize', 2), ('shapes', 4)])
 def test_killed_commands_lose_nothing(name, rounds):
     said = []
     with tempfile.TemporaryDirectory() as folder:  # whose path is short enough for the sockets in it
