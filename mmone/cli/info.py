@@ -27,7 +27,8 @@ PACKAGES = dict(
     cv2=('opencv-python', 'opencv-python-headless', 'opencv-contrib-python', 'opencv-contrib-python-headless'),
     PIL=('pillow', ), matplotlib=('matplotlib', ), pycocotools=('pycocotools', ), ftfy=('ftfy', ), regex=('regex', ),
     yaml=('PyYAML', ), rich=('rich', ), safetensors=('safetensors', ), onnx=('onnx', ), onnxruntime=('onnxruntime', ),
-    openvino=('openvino', ), ncnn=('ncnn', ), pnnx=('pnnx', ), coremltools=('coremltools', ),
+    openvino=('openvino', ), ncnn=('ncnn', ), pnnx=('pnnx', ), ai_edge_litert=('ai-edge-litert', ),
+    coremltools=('coremltools', ),
     setuptools=('setuptools', ))
 # Instructions that decide which code computes, as Linux calls them; those of x86 and of ARM.
 FEATURES = ('avx', 'avx2', 'fma', 'f16c', 'avx512f', 'avx512_vnni', 'avx512_bf16', 'avx_vnni', 'amx_tile', 'amx_int8',

@@ -11,7 +11,8 @@ from pathlib import Path
 from .store import Machine
 
 # Those that compute, or that write what is computed.
-LIBRARIES = ('mmone', 'torch', 'torchvision', 'timm', 'onnx', 'onnxruntime', 'openvino', 'ncnn', 'coremltools', 'numpy')
+LIBRARIES = ('mmone', 'torch', 'torchvision', 'timm', 'onnx', 'onnxruntime', 'openvino', 'ncnn', 'ai_edge_litert',
+             'coremltools', 'numpy')
 
 
 def this_machine() -> Machine:

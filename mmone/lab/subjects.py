@@ -22,7 +22,7 @@ from .store import Model
 from .subject import SIZE, Subject
 
 # Which runtime computes an exported file, by its format.
-RUNTIME_OF = dict(onnx='onnxruntime', openvino='openvino', ncnn='ncnn', coreml='coreml',
+RUNTIME_OF = dict(onnx='onnxruntime', openvino='openvino', ncnn='ncnn', litert='litert', coreml='coreml',
                   torchscript='torchscript', pt2='torch-export')
 
 
@@ -62,8 +62,9 @@ def _exported(path: str) -> Subject:
     meta = Runtime(path).meta
     given, runtime = meta['input'], RUNTIME_OF[str(format_of(path))]
     name = f'{Path(path).name}@{meta["sha256"][:8]}'  # another export to the same place is another model
+    precision = 'int8' if meta.get('int8') else 'float16' if meta.get('half') else 'float32'
     return Subject(Model(name, 'file', meta['task']), path=str(Path(path).absolute()), runtime=runtime,
-                   precision='float16' if meta.get('half') else 'float32', shape=(given['height'], given['width']))
+                   precision=precision, shape=(given['height'], given['width']))
 
 
 def _configured(name: str, checkpoint: str | None) -> Subject:
