@@ -68,7 +68,9 @@ def test_every_command_says_how_to_install_what_is_missing(tmp_path):
     (tmp_path / 'x.py').touch()
     (tmp_path / 'x.pth').touch()
     arguments = dict(train=['x.py'], test=['x.py', 'x.pth'], predict=['x.pth', '--model', 'x.py'],
-                     export=['x.py', 'x.pth', '--out', 'y.onnx'], convert=['x.pth', 'y.pth'],
+                     export=['x.py', 'x.pth', '--out', 'y.onnx'],
+                     quantize=['x.py', 'x.pth', '--out', 'y.onnx', '--images', 'z'], new=['z'],
+                     convert=['x.pth', 'y.pth'],
                      reparameterize=['x.py', 'x.pth', 'y.pth'], flops=['x.py'], browse=['x.py', '--out-dir', 'y'],
                      config=['x.py'], shapes=['y', '--images', '1'], zoo=[], bench=['x'], demo=[])
     assert {*arguments, 'info', 'lab'} == set(COMMANDS)  # the lab's actions have a line each

@@ -141,7 +141,8 @@ def test_metadata(wheel):
         'optional': mmengine | {'mmpretrain', 'mmdet', 'mmsegmentation', 'ftfy', 'regex', 'safetensors'},
         'all': {*extras['optional'], *extras['export'], *extras['lab']},
     }
-    assert {'onnx', 'onnxruntime', 'openvino', 'ncnn', 'pnnx', 'coremltools', 'torchvision'} == set(extras['export'])
+    assert {'onnx', 'onnxruntime', 'openvino', 'ncnn', 'pnnx', 'ai-edge-litert', 'coremltools',
+            'torchvision'} == set(extras['export'])
     assert {'starlette', 'uvicorn', 'segno'} <= set(extras['lab'])
     assert {'pytest', 'timm'} < set(extras['tests'])
     assert str(extras['mim']['mmcv'].specifier) == str(extras['mmcv-lite']['mmcv-lite'].specifier) == '<2.2.0,>=2.1.0'
@@ -220,7 +221,8 @@ def test_every_import_is_required():
             queue += requirements(importlib.metadata.distribution(name))
     modules = importlib.metadata.packages_distributions()
     for name, path in imported_packages().items():
-        if name == 'tifffile':  # where a config names it, and mmcv has the user install it too
+        # Where a config names it, and mmcv has the user install it too; and what is imported elsewhere only.
+        if name in ('tifffile', 'litert_torch'):
             continue
         owners = {re.sub('[-_.]+', '-', owner).lower() for owner in modules.get(name, ())}
         assert owners & provided, f'{path} imports {name}, which no requirement of mmone brings'
