@@ -1,4 +1,5 @@
 """Training, resuming and testing as a user does, for all three tasks."""
+import os
 import pickle
 import re
 import shutil
