@@ -169,7 +169,7 @@ def test_meta_of_odd_types_does_no_harm(here, meta):
     folder, config, _ = here
     torch.save(dict(torch.load(folder / 'good.pth'), meta=meta), 'odd.pth')
     model = get_model(config, 'odd.pth', 'cpu')
-    assert model.dataset_meta['classes'] == ('circle', 'square', 'triangle', 'star', 'cross')
+    assert model.dataset_meta['classes'] == ('circle', 'cross', 'square', 'star', 'triangle')
     convert('odd.pth', 'converted.pth')
     reparameterize_checkpoint(Config.fromfile(config), 'odd.pth', 'deployed.pth')
 

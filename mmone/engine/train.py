@@ -1,4 +1,5 @@
 """Training from a config file: one way for all three tasks, with or without a GPU."""
+import logging
 from collections.abc import Sequence
 
 from mmengine.config import Config
@@ -6,6 +7,7 @@ from mmengine.runner import Runner
 
 from mmone import ranks
 from mmone.config import type_name, walk
+from mmone.datasets.inspection import inspect
 from mmone.devices import why_no_mixed_precision
 from mmone.engine.launch import build_runner, check_checkpoint, prepare, running
 from mmone.engine.resume import Notes, newest_whole_checkpoint
@@ -45,6 +47,7 @@ def train(config: str,
     if auto_scale_lr:
         _enable_auto_scale_lr(cfg)
     notes = _choose_checkpoint(cfg, resume, trust)
+    notes += _inspect(cfg, config, trust)
     if ranks.is_first():
         remove_leftovers(cfg.work_dir)
     with running(cfg, ('train_dataloader', 'val_dataloader'), trust) as situation:
@@ -93,3 +96,21 @@ def _choose_checkpoint(cfg: Config, resume: str | None, trust: bool) -> Notes:
     if cfg.get('load_from'):
         check_checkpoint(cfg.load_from, trust, cfg.get('resume', False))
     return notes
+
+
+def _inspect(cfg: Config, config: str, trust: bool) -> Notes:
+    """Compare the config with its data, as far as that takes no time; returns what to log.
+
+    In every process, so that all of a distributed run stop: none waits for one that has found something.
+
+    Raises:
+        InputError: For the first thing that the training would fail at, or learn nonsense from.
+    """
+    if not cfg.get('inspect', True):
+        return []
+    found = inspect(cfg, trust=trust)
+    if found.errors:
+        first, *others = found.errors
+        more = f' (and {len(others)} more: mmone inspect {config} lists all)' if others else ''
+        raise InputError(first.text + more)
+    return [(logging.WARNING, finding.text) for finding in found.warnings]

@@ -1,6 +1,5 @@
 """Each mistake is one line on stderr that names it, and exit status 2."""
 import gc
-import multiprocessing
 import pickle
 import shutil
 from pathlib import Path
@@ -11,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
 from mmone.models import MobileOne
-from tests.kit import ROOT, TASKS, command, run_command, run_tool
+from tests.kit import ROOT, TASKS, command, end_workers, run_command, run_tool
 
 BOMB = b'P6 40000 40000 255\n' + bytes(99)  # the header of an image that takes 4.8 GB
 
@@ -26,8 +25,7 @@ def fails(capsys):
             command(name, *args)
         except SystemExit as error:  # pytest.raises would keep the runner and its workers alive
             code = error.code
-        for worker in multiprocessing.active_children():  # as at the exit of a process
-            worker.terminate()
+        end_workers()
         gc.collect()
         captured = capsys.readouterr()
         assert code == 2, captured
@@ -142,8 +140,9 @@ def test_missing_data_folder(fails, config, task, tmp_path):
     ('mmseg', 'train_dataloader.dataset.ann_file'),
     ('mmdet', 'val_evaluator.ann_file'),
 ])
-def test_missing_annotation_file(fails, config, task, key):
-    line = fails('train', config(task), '--cfg-options', f'{key}=nothing.txt')
+@pytest.mark.parametrize('inspected', [True, False])
+def test_missing_annotation_file(fails, config, task, key, inspected):
+    line = fails('train', config(task), '--cfg-options', f'{key}=nothing.txt', f'inspect={inspected}')
     assert 'nothing.txt does not exist' in line and f'set {key}' in line
 
 
@@ -172,7 +171,7 @@ def test_class_count(fails, config, task, key):
 def test_class_count_of_test(fails, config, checkpoint):
     line = fails('test', config('mmpretrain'), checkpoint, '--cfg-options',
                  'model.head.num_classes=7')
-    assert 'test_dataloader has 5 classes (circle, square, triangle, …)' in line
+    assert 'test_dataloader has 5 classes (circle, cross, square, …)' in line
 
 
 @pytest.mark.parametrize('workers, content, words', [
@@ -191,7 +190,7 @@ def test_undecodable(fails, config, tmp_path, data, task, file, workers, content
     path.unlink()  # the folders share files by hard links
     path.write_bytes(content)
     line = fails('train', config(task, data=broken), '--cfg-options',
-                 f'train_dataloader.num_workers={workers}')
+                 f'train_dataloader.num_workers={workers}', 'inspect=False')
     assert f'{path} {words}' in line
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.kit import TASKS, command
 
-CLASSES = ('circle', 'square', 'triangle', 'star', 'cross')
+CLASSES = ('circle', 'cross', 'square', 'star', 'triangle')
 
 
 def images(data, number=5):

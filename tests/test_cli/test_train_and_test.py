@@ -1,5 +1,4 @@
 """Training, resuming and testing as a user does, for all three tasks."""
-import os
 import pickle
 import re
 import shutil
@@ -114,7 +113,6 @@ def test_two_processes(config, task):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif('PYTEST_XDIST_WORKER' in os.environ, reason='does not end beside other tests; alone it passes')
 def test_dist_scripts(config):
     path = config('mmpretrain', "train_cfg['max_epochs'] = 1\n")
     env = dict(environment(), PORT=str(free_port()))

@@ -1,5 +1,4 @@
 """A resumed run draws the random numbers of the uninterrupted one."""
-import multiprocessing
 import random
 
 import numpy as np
@@ -16,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from mmone import InputError
 from mmone.checkpoints.io import mmengine_checkpoints_allowed
 from mmone.engine.hooks import EpochSeedHook
+from tests.kit import end_workers
 
 LENGTH, BATCH, EPOCHS = 12, 2, 4
 STEPS = LENGTH // BATCH
@@ -79,8 +79,7 @@ def run(tmp_path, name, by_epoch=True, workers=0, seed=None, stop=None, resume=N
     except KeyboardInterrupt:
         pass
     finally:
-        for worker in multiprocessing.active_children():  # as at the exit of a process
-            worker.terminate()
+        end_workers()
     return record.seen
 
 
