@@ -1,8 +1,8 @@
 """Tiny data and tiny configs of all three tasks, and ways to run the commands on them."""
+import gc
 import json
 import multiprocessing
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from mmone.cli import main
 from mmone.datasets.shapes import make_dataset
@@ -250,14 +251,12 @@ def _child(argv, folder, env, output):
 def end_workers():
     """End what data loaders have started, as the exit of a process does.
 
-    PyTorch's handler of SIGCHLD raises for workers that a signal ended, at whatever line the process has
-    come to by then: a later test's, or pytest's own. So it does not see them end.
+    In PyTorch's own way: one that a signal ends may hold a lock, for which the process then waits for ever when the
+    loader is collected, at whatever line of a later test.
     """
-    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for worker in multiprocessing.active_children():
-        worker.terminate()
-        worker.join()
-    signal.signal(signal.SIGCHLD, handler)
+    for one in gc.get_objects():
+        if type(one) is _MultiProcessingDataLoaderIter:
+            one._shutdown_workers()
 
 
 def free_port():
