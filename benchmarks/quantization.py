@@ -137,6 +137,15 @@ def as_it_is(suffix: str) -> Callable:
     return export
 
 
+def exported(suffix: str) -> Callable:
+    def export(args, model, plain: Path, images: Sample, folder: Path) -> Path:
+        path, shape = folder / f'float{suffix}', Runtime(plain).meta['input']
+        export_model(model, path, shape=(shape['height'], shape['width']), logits=wants_logits(model),
+                     images=args.images)
+        return path
+    return export
+
+
 TOOLS: dict[str, Callable] = {
     'float': as_it_is('.onnx'),
     'float-openvino': as_it_is('.xml'),
@@ -148,6 +157,8 @@ TOOLS: dict[str, Callable] = {
     'mmone-nearest': by_mmone('.onnx', rounding='nearest', exponent=None, correct=False),
     'mmone': by_mmone('.onnx'),
     'mmone-openvino': by_mmone('.xml'),
+    'float-ncnn': exported('.param'),
+    'mmone-ncnn': by_mmone('.param'),
 }
 
 

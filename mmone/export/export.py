@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from mmengine.model import BaseModel
+from torch import Tensor
 
 from mmone.convert.reparameterize import deployed_copy
 from mmone.errors import InputError, cause
@@ -27,7 +28,7 @@ from .quantize import Int8
 
 DYNAMIC = ('batch', 'hw')
 WEIGHTS = ('int8', 'palette')
-FORMATS_IN_INT8 = ('onnx', 'openvino')
+FORMATS_IN_INT8 = ('onnx', 'openvino', 'ncnn')
 COLOURS = {1: 'grey', 3: 'RGB'}
 _CONVERTERS = {'mmone', *(package for kind in FORMATS.values() for package in kind.written_with), 'torch'}
 
@@ -237,8 +238,7 @@ def _check_dynamic(dynamic: Sequence[str]) -> None:
 def _write(name: str, graph: Graph, shape: tuple[int, int], dynamic: Sequence[str], meta: dict,
            path: Path) -> Counter:
     """Write a graph in a format; returns how often each operator occurs."""
-    dtype, channels = getattr(torch, meta['input']['dtype']), len(meta['input']['mean'])
-    example = torch.zeros(2 if 'batch' in dynamic else 1, channels, *shape, dtype=dtype)
+    example = _example(shape, dynamic, meta)
     try:
         with torch.no_grad():
             compressed = dict(weights=meta['weights']) if meta['weights'] else {}
@@ -250,12 +250,17 @@ def _write(name: str, graph: Graph, shape: tuple[int, int], dynamic: Sequence[st
                          f'{_place(error)}): its operators must be ones of that format') from error
 
 
+def _example(shape: tuple[int, int], dynamic: Sequence[str], meta: dict) -> Tensor:
+    dtype, channels = getattr(torch, meta['input']['dtype']), len(meta['input']['mean'])
+    return torch.zeros(2 if 'batch' in dynamic else 1, channels, *shape, dtype=dtype)
+
+
 def _check_int8(int8: Int8, name: str, dynamic: Sequence[str], half: bool, raw: bool) -> None:
     int8.check()
     if name not in FORMATS_IN_INT8:
         raise InputError(f'{name} cannot be written in INT8: expected a name in '
                          f'{", ".join(FORMATS[kind].suffix for kind in FORMATS_IN_INT8)}', parameter='out')
-    if half or raw or 'hw' in dynamic:
+    if half or raw or 'hw' in dynamic or (dynamic and name == 'ncnn'):
         raise InputError('a model in INT8 is of one size, takes uint8 images, and is float32 where it is not INT8',
                          parameter='dynamic' if dynamic else None)
 
@@ -270,26 +275,27 @@ def _quantize(name: str, graph: Graph, shape: tuple[int, int], dynamic: Sequence
     from .quantize.int8 import sample, write_int8
     images = sample(model, files, meta['pipeline'], int8)
     source = path.with_name('float.onnx')
-    _write('onnx', graph, shape, dynamic, meta, source)
+    computed = writer.as_computed(graph) if hasattr(writer, 'as_computed') else graph
+    _write('onnx', computed, shape, dynamic, meta, source)
     plain = onnx.load(str(source))
     operators: Counter = Counter()
 
-    def write(quantized: onnx.ModelProto, kept: Sequence[str]) -> Runtime:
+    def write(made, kept: Sequence[str]) -> Runtime:
         nonlocal operators
         meta['sha256'] = metadata.NO_DIGEST
         meta['int8'] = dict(images=len(images.calibrated), ranges=int8.ranges, rounding=int8.rounding,
                             equalized=int8.exponent, corrected=int8.correct, in_float=', '.join(kept), seed=int8.seed)
-        operators = writer.write_onnx(quantized, json.dumps(meta), path)
+        operators = writer.write_int8(made, computed, _example(shape, dynamic, meta), json.dumps(meta), path)
         meta['sha256'] = metadata.seal(path)
         return Runtime(path)
 
     def write_float() -> Runtime:
         other = path.with_name(f'float{path.suffix}')
-        writer.write_onnx(plain, json.dumps(dict(meta, sha256=metadata.NO_DIGEST)), other)
+        _write(name, graph, shape, dynamic, dict(meta, sha256=metadata.NO_DIGEST), other)
         metadata.seal(other)
         return Runtime(other)
 
-    _, _, found = write_int8(plain, images, meta['task'], model, int8, write, write_float)
+    _, _, found = write_int8(plain, images, meta['task'], model, int8, write, write_float, writer.SCHEME)
     for other in path.parent.glob('float.*'):
         other.unlink()
     return operators, found, images.described

@@ -22,7 +22,7 @@ def photos(tmp_path_factory):
 
 
 @pytest.mark.parametrize('task', TASKS)
-@pytest.mark.parametrize('suffix', ['.onnx', '.xml'])
+@pytest.mark.parametrize('suffix', ['.onnx', '.xml', '.param'])
 def test_quantized_evaluated_and_predicted(trained, data, photos, task, suffix, tmp_path, capsys, monkeypatch):
     (path, weights), model = trained(task), tmp_path / f'model{suffix}'
     command('quantize', path, weights, '--out', model, '--images', photos, '--agreement', '0.3',
@@ -31,7 +31,7 @@ def test_quantized_evaluated_and_predicted(trained, data, photos, task, suffix, 
     assert re.search(r'INT8, calibrated on 13 images, all layers', out)
     assert re.search(rf'on 3 images of {photos} that were not calibrated on: [\d.]+% of \d+', out)
     assert sorted(file.name for file in tmp_path.iterdir() if file.name.startswith('model')) == sorted(
-        {model.name, model.with_suffix('.bin').name if suffix == '.xml' else model.name})
+        {model.name, model.with_suffix('.bin').name if suffix != '.onnx' else model.name})
     meta = Runtime(model).meta
     assert meta['int8'] == dict(images=13, ranges='min-max', rounding='compensated', equalized=0.5, corrected=True,
                                 in_float='', seed=0)

@@ -4,6 +4,10 @@ A module has ``HALF``, whether half precision is a matter of the graph (else the
 and ``write(graph, example, dynamic, half, meta, path)``, which returns how often each operator occurs in
 what it wrote. It imports the format's packages when that is called. It may have ``describe(graph)``, what of a graph
 its runtime does: entries of the metadata.
+
+One that can write INT8 has ``SCHEME``, how its runtime computes on integers, and ``write_int8(made, graph, example,
+meta, path)`` for what :mod:`mmone.export.quantize` makes of the ONNX graph; and ``as_computed(graph)`` if that ends
+elsewhere in this format.
 """
 from importlib import import_module
 from importlib.util import find_spec

@@ -10,9 +10,11 @@ from torch import Tensor
 from mmone.compat import without_graph_dump
 from mmone.errors import InputError
 from mmone.export.graph import Detection, Graph
+from mmone.export.quantize.schemes import QDQ
 from mmone.runtime.metadata import KEY
 
 HALF = True
+SCHEME = QDQ
 OPSET = 17
 
 
@@ -62,6 +64,10 @@ def write(graph: Graph, example: Tensor, dynamic: Sequence[str], half: bool, met
     _check_operators(model.graph)
     _remove_identities(model.graph)
     return write_onnx(model, meta, path)
+
+
+def write_int8(made, graph: Graph, example: Tensor, meta: str, path: Path) -> Counter:
+    return write_onnx(made.model, meta, path)
 
 
 def write_onnx(model, meta: str, path: Path) -> Counter:

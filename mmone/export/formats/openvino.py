@@ -6,12 +6,14 @@ from pathlib import Path
 from torch import Tensor
 
 from mmone.export.graph import Graph
+from mmone.export.quantize.schemes import QDQ
 from mmone.runtime.metadata import KEY
 from mmone.runtime.openvino import untold
 
 from . import onnx
 
 HALF = False
+SCHEME = QDQ
 
 
 def write(graph: Graph, example: Tensor, dynamic: Sequence[str], half: bool, meta: str,
@@ -19,6 +21,10 @@ def write(graph: Graph, example: Tensor, dynamic: Sequence[str], half: bool, met
     source = path.with_suffix('.onnx')  # beside it, where what a killed process leaves is cleared away
     onnx.write(graph, example, dynamic, False, '', source)
     return _write(source, meta, path, half)
+
+
+def write_int8(made, graph: Graph, example: Tensor, meta: str, path: Path) -> Counter:
+    return write_onnx(made.model, meta, path)
 
 
 def write_onnx(model, meta: str, path: Path) -> Counter:

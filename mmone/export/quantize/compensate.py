@@ -18,6 +18,7 @@ from . import weights
 from .network import Layer, Network, session
 from .qdq import names_of, tensor_of
 from .ranges import Observed, Steps
+from .schemes import QDQ
 
 ROUNDINGS = ('compensated', 'nearest')
 _POSITIONS = 40000  # of a layer's input, over all images: enough for the covariance of 1,024 channels
@@ -28,8 +29,8 @@ _TIMES_FITTED = 4  # positions for each weight of a kernel, without which nothin
 
 def compensate(model: onnx.ModelProto, network: Network, layers: Sequence[Layer], steps: Mapping[str, Steps],
                floats: Mapping[str, Observed], images: Sequence[np.ndarray], rounding: str = 'compensated',
-               correct: bool = True, seed: int = 0,
-               progress: Callable[[Sequence], Iterable] = iter) -> onnx.ModelProto:
+               correct: bool = True, seed: int = 0, progress: Callable[[Sequence], Iterable] = iter,
+               pair: int = QDQ.largest_pair) -> onnx.ModelProto:
     """Round the weights of a graph from :func:`mmone.export.quantize.qdq.write`, and correct its biases.
 
     Args:
@@ -45,6 +46,7 @@ def compensate(model: onnx.ModelProto, network: Network, layers: Sequence[Layer]
         correct (bool): Correct the biases. Defaults to True.
         seed (int): Of the positions that are drawn. Defaults to 0.
         progress (Callable): Given the operators, gives them back one by one. Defaults to silence.
+        pair (int): The most that two weights of a kernel may add up to. Defaults to 128.
     """
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     names = {layer.name: layer for layer in layers}
@@ -65,7 +67,7 @@ def compensate(model: onnx.ModelProto, network: Network, layers: Sequence[Layer]
             done.add(layer.weight)
             inputs = quantized.kept[quantized.producers[node.input[0]].input[0]], plain.kept[layer.input]
             rng = np.random.default_rng([seed, len(done)])
-            integers, scales = _round(network, layer, *inputs, scale, rounding, rng)
+            integers, scales = _round(network, layer, *inputs, scale, rounding, rng, pair)
             _replace(constants[names_of(layer)['weight']], integers.astype(np.int8))
             _replace(constants[names_of(layer)['weight_scale']], scales.astype(np.float32))
         unit = numpy_helper.to_array(constants[names_of(layer)['weight_scale']]).astype(np.float64) * scale.scale
@@ -153,7 +155,7 @@ class _Stream:
 
 
 def _round(network: Network, layer: Layer, inputs: Sequence[np.ndarray], floats: Sequence[np.ndarray], steps: Steps,
-           rounding: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+           rounding: str, rng: np.random.Generator, pair: int) -> tuple[np.ndarray, np.ndarray]:
     """A layer's weights as integers, and their scales (outputs, )."""
     value = network.tensors[layer.weight]
     weight = torch.from_numpy(value).double().reshape(layer.groups, len(value) // layer.groups, -1)
@@ -162,12 +164,12 @@ def _round(network: Network, layer: Layer, inputs: Sequence[np.ndarray], floats:
         covariance, crossed, count = _covariances(layer, value.shape, inputs, floats, steps, rng)
         if compensates and count >= _TIMES_FITTED * weight.shape[2]:
             weight = _fitted(weight, covariance, crossed)
-    scale = weights.scales(weight, covariance)
+    scale = weights.scales(weight, covariance, pair)
     # A kernel of nearly nothing: its bias has to fit 32 bits.
     bias = torch.from_numpy(network.tensors[layer.bias]).double().abs().reshape(layer.groups, -1, 1)
     scale = scale.maximum(bias / (steps.scale * 2**30)).float().double()
-    integers = (weights.compensated(weight, scale, covariance) if compensates and covariance is not None else
-                weights.nearest(weight, scale))
+    integers = (weights.compensated(weight, scale, covariance, pair) if compensates and covariance is not None else
+                weights.nearest(weight, scale, pair))
     return integers.reshape(value.shape).numpy(), scale.reshape(-1).numpy()
 
 

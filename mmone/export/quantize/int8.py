@@ -21,6 +21,7 @@ from mmone.runtime.model import channels_first
 
 from . import HELD_OUT, LEAST, Int8
 from .quantize import Quantized, prepare, quantize
+from .schemes import QDQ, Scheme
 from .sensitivity import rank
 
 _TIMED = 30
@@ -75,8 +76,8 @@ def sample(model: BaseModel, files: Sequence[Path], pipeline: Sequence[dict], in
 
 
 def write_int8(source: onnx.ModelProto, images: Sample, task: str, model: BaseModel, int8: Int8,
-               write: Callable[[onnx.ModelProto, list[str]], Runtime],
-               write_float: Callable[[], Runtime]) -> tuple[Quantized, list[str], Difference]:
+               write: Callable[[Quantized, list[str]], Runtime], write_float: Callable[[], Runtime],
+               scheme: Scheme = QDQ) -> tuple[Quantized, list[str], Difference]:
     """Quantize a graph, layers given back to float as far as that is asked for.
 
     Args:
@@ -85,8 +86,9 @@ def write_int8(source: onnx.ModelProto, images: Sample, task: str, model: BaseMo
         task (str): ``'classification'``, ``'detection'`` or ``'segmentation'``.
         model (BaseModel): What the graph is of; what it answers is what should be answered.
         int8 (Int8): How.
-        write (Callable): Writes a quantized graph, of which layers were kept in float, and opens it.
+        write (Callable): Writes what was quantized, of which layers were kept in float, and opens it.
         write_float (Callable): Writes the float graph in the same format, and opens it.
+        scheme (Scheme): How the format's runtime computes on integers. Defaults to that of ONNX Runtime.
 
     Returns:
         tuple[Quantized, list[str], Difference]: What was written last, the layers that stayed in float, and how far
@@ -108,10 +110,10 @@ def write_int8(source: onnx.ModelProto, images: Sample, task: str, model: BaseMo
     def attempt(more: int) -> tuple[Quantized, list[str], Difference, Runtime]:
         keep = [*kept, *ranked[:more]]
         made = quantize(network, seen, images.calibrated, keep, int8.ranges, int8.rounding, int8.correct, int8.seed,
-                        int8.progress)
+                        int8.progress, scheme)
         if not made.layers:
             raise InputError('all layers stay in float: there is nothing to quantize', parameter='keep')
-        runtime = write(made.model, keep)
+        runtime = write(made, keep)
         found = agreement(task, expected, [runtime(image[None]) for image in images.held_out], int8.agreement)
         return made, keep, found, runtime
 
@@ -128,7 +130,7 @@ def write_int8(source: onnx.ModelProto, images: Sample, task: str, model: BaseMo
             more = min(max(1, 2 * more), len(ranked) - 1)
             made, keep, found, runtime = attempt(more)
         if (made, keep, found) != last:
-            write(last[0].model, last[1])
+            write(last[0], last[1])
         return _accepted(*last, ranked, images)
     more = 0
     while not found.within and more < min(int8.most_kept, len(ranked) - 1):

@@ -16,25 +16,28 @@ from .ranges import STEPS, Steps
 KINDS = ('Conv', 'Gemm', 'Relu', 'Clip', 'MaxPool', 'GlobalAveragePool', 'Concat', 'Resize', 'Mul', 'Add')
 
 
-def quantized_nodes(network: Network, keep: Collection[str] = ()) -> list[onnx.NodeProto]:
+def quantized_nodes(network: Network, keep: Collection[str] = (), between: bool = True) -> list[onnx.NodeProto]:
     """The nodes that are computed on integers.
 
     Args:
         network (Network): The network.
         keep (Collection[str]): The names of layers that stay in float. Defaults to none.
+        between (bool): With what lies between layers. Defaults to True.
     """
+    if not between:
+        return [layer.node for layer in network.layers if layer.name not in keep]
     return [node for node in network.inside() if node.op_type in KINDS and node.name not in keep]
 
 
-def tensors_of(network: Network, nodes: Collection[onnx.NodeProto]) -> list[str]:
-    """The tensors that nodes read and write, without constants."""
-    names = dict.fromkeys(name for node in nodes for name in (*node.input, *node.output)
+def tensors_of(network: Network, nodes: Collection[onnx.NodeProto], outputs: bool = True) -> list[str]:
+    """The tensors that nodes read, and write, without constants."""
+    names = dict.fromkeys(name for node in nodes for name in (*node.input, *(node.output if outputs else ()))
                           if name and name not in network.tensors)
     return [name for name in names if name in network.shapes]
 
 
 def write(network: Network, nodes: Collection[onnx.NodeProto], tensors: Mapping[str, Steps],
-          scales: Mapping[str, np.ndarray]) -> onnx.ModelProto:
+          scales: Mapping[str, np.ndarray], between: bool = True) -> onnx.ModelProto:
     """The graph.
 
     Args:
@@ -42,6 +45,7 @@ def write(network: Network, nodes: Collection[onnx.NodeProto], tensors: Mapping[
         nodes (Collection[onnx.NodeProto]): Those to compute on integers.
         tensors (Mapping[str, Steps]): By the names of the tensors that they read and write.
         scales (Mapping[str, np.ndarray]): Of kernels (outputs, ), by the names of the weights.
+        between (bool): The outputs of layers are integers too. Defaults to True.
     """
     overrides: dict[str, list[dict]] = {
         name: [dict(quant_type=QuantType.QUInt8, scale=np.array(each.scale, np.float32),
@@ -69,7 +73,7 @@ def write(network: Network, nodes: Collection[onnx.NodeProto], tensors: Mapping[
                 nodes_to_quantize=[node.name for node in nodes], nodes_to_exclude=[],
                 op_types_to_quantize=sorted({node.op_type for node in nodes}),
                 extra_options=dict(TensorQuantOverrides=overrides, QDQDisableWeightAdjustForInt32Bias=True,
-                                   OpTypesToExcludeOutputQuantization=['Gemm']))
+                                   OpTypesToExcludeOutputQuantization=['Gemm'] if between else ['Conv', 'Gemm']))
             writer.quantize_model()
             writer.model.topological_sort()
     finally:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from mmone.errors import InputError
 
@@ -12,6 +13,7 @@ from .compensate import ROUNDINGS, compensate
 from .equalize import equalize
 from .network import Layer, Network
 from .ranges import RULES, Observed, Steps, observe, steps
+from .schemes import QDQ, Scheme
 
 
 @dataclass
@@ -28,6 +30,13 @@ class Quantized:
     network: Network
     layers: list[Layer]
     steps: dict[str, Steps]
+
+    def integers(self, layer: Layer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """A layer's weights as int8, their scales (outputs, ), and its bias (outputs, ) in float32."""
+        constants = {tensor.name: tensor for tensor in self.model.graph.initializer}
+        found = {part: numpy_helper.to_array(constants[name]) for part, name in qdq.names_of(layer).items()}
+        return (found['weight'], np.broadcast_to(found['weight_scale'], len(found['weight'])),
+                found['bias'] * found['bias_scale'])
 
 
 def prepare(model: onnx.ModelProto, images: Sequence[np.ndarray], exponent: float | None = EXPONENT, seed: int = 0,
@@ -71,7 +80,7 @@ def prepare(model: onnx.ModelProto, images: Sequence[np.ndarray], exponent: floa
 
 def quantize(network: Network, seen: dict[str, Observed], images: Sequence[np.ndarray],
              keep: Collection[str] = (), ranges: str = 'min-max', rounding: str = 'compensated', correct: bool = True,
-             seed: int = 0, progress: Progress = lambda each, _: each) -> Quantized:
+             seed: int = 0, progress: Progress = lambda each, _: each, scheme: Scheme = QDQ) -> Quantized:
     """Quantize a network from :func:`prepare`.
 
     Args:
@@ -86,18 +95,20 @@ def quantize(network: Network, seen: dict[str, Observed], images: Sequence[np.nd
         correct (bool): Correct the biases. Defaults to True.
         seed (int): Of what is drawn. Defaults to 0.
         progress (Callable): Defaults to silence.
+        scheme (Scheme): How the runtime computes on integers. Defaults to that of ONNX Runtime and OpenVINO.
     """
     _check_choice('ranges', ranges, RULES)
     _check_choice('rounding', rounding, ROUNDINGS)
-    nodes = qdq.quantized_nodes(network, keep)
+    nodes = qdq.quantized_nodes(network, keep, scheme.between)
     names = {node.name for node in nodes}
     layers = [layer for layer in network.layers if layer.name in names]
-    tensors = {name: steps(seen[name], ranges) for name in qdq.tensors_of(network, nodes)}
+    tensors = {name: steps(seen[name], ranges, scheme.symmetric)
+               for name in qdq.tensors_of(network, nodes, scheme.between)}
     # Placeholders of the right shapes: the scales that count are found layer by layer.
     scales = {layer.weight: _largest(network.tensors[layer.weight]) for layer in layers}
-    model = qdq.write(network, nodes, tensors, scales)
+    model = qdq.write(network, nodes, tensors, scales, scheme.between)
     compensate(model, network, layers, tensors, seen, images, rounding, correct, seed,
-               lambda each: progress(each, 'layers'))
+               lambda each: progress(each, 'layers'), scheme.largest_pair)
     return Quantized(model, network, layers, tensors)
 
 

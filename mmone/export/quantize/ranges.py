@@ -10,6 +10,7 @@ RULES = ('min-max', 'percentile', 'mse')
 PERCENTILE = 99.99
 _SAMPLES = 2000  # values of a tensor that are kept of each image
 STEPS = 255
+MIDDLE = 127  # steps to each side of 0, where they are as many
 
 
 @dataclass
@@ -77,7 +78,7 @@ class Steps:
     zero_point: int
 
 
-def steps(seen: Observed, rule: str = 'min-max') -> Steps:
+def steps(seen: Observed, rule: str = 'min-max', symmetric: bool = False) -> Steps:
     """The steps for a tensor.
 
     Args:
@@ -85,16 +86,18 @@ def steps(seen: Observed, rule: str = 'min-max') -> Steps:
         rule (str): ``'min-max'``, all that was seen; ``'percentile'``, all but 0.01 %; or ``'mse'``, where the
             mean squared error of the sampled values is least. Defaults to ``'min-max'``: once channels are equalized,
             what a range cuts off is what later layers decide by.
+        symmetric (bool): As far below 0 as above it, and 0 in the middle. Defaults to False.
     """
     low, high = min(float(seen.low.min()), 0.0), max(float(seen.high.max()), 0.0)
     values = np.concatenate(seen.samples) if seen.samples else np.zeros(0, np.float32)
     if rule == 'percentile' and len(values):
         low, high = (float(np.clip(edge, low, high)) for edge in np.percentile(values, (100 - PERCENTILE, PERCENTILE)))
         low, high = min(low, 0.0), max(high, 0.0)
+    made = _symmetric if symmetric else _steps
     if rule == 'mse' and len(values):
-        candidates = [_steps(low * part, high * part) for part in np.linspace(1, 0.4, 31)]
+        candidates = [made(low * part, high * part) for part in np.linspace(1, 0.4, 31)]
         return min(candidates, key=lambda each: float(np.square(values - rounded(values, each)).mean()))
-    return _steps(low, high)
+    return made(low, high)
 
 
 def _steps(low: float, high: float) -> Steps:
@@ -104,6 +107,11 @@ def _steps(low: float, high: float) -> Steps:
         return Steps(1.0, 0)
     scale = float(np.float32(scale))
     return Steps(scale, int(np.clip(round(-low / scale), 0, STEPS)))
+
+
+def _symmetric(low: float, high: float) -> Steps:
+    largest = max(-low, high) / MIDDLE
+    return Steps(float(np.float32(largest)) if largest > np.finfo(np.float32).tiny else 1.0, MIDDLE + 1)
 
 
 def rounded(values: np.ndarray, to: Steps) -> np.ndarray:

@@ -1,27 +1,26 @@
 """Weights become integers: their scales, and two ways of rounding them.
 
-Any two of a kernel have magnitudes that add up to 128 at most. Processors without VNNI multiply an unsigned byte by a
-signed one in pairs, and add each pair up in 16 bits, which saturate: 255 x 128 = 32,640 does not reach 32,767,
-whatever the input, and whichever two are neighbours. Seven bits would do that too. But a kernel that skip and
-scale branches were folded into has one large weight, and may have eight bits for it.
+Any two of a kernel have magnitudes that add up to so much at most (:mod:`mmone.export.quantize.schemes` says why).
 """
 import numpy as np
 import torch
 from torch import Tensor
 
+from .schemes import QDQ
+
 LARGEST = 127
-PAIR = 128  # the most that two may add up to
-_CANDIDATES = np.geomspace(1 / LARGEST, 2 / PAIR, 24)  # steps in a kernel's largest weight
+_CANDIDATES = 24
 _DAMPING = 0.01
 _COLUMNS_AT_ONCE = 128
 
 
-def scales(weight: Tensor, covariance: Tensor | None = None) -> Tensor:
+def scales(weight: Tensor, covariance: Tensor | None = None, pair: int = QDQ.largest_pair) -> Tensor:
     """The scale of each kernel.
 
     Args:
         weight (Tensor): (groups, outputs, K), float64.
         covariance (Tensor, optional): That of the inputs, (groups, K, K). Defaults to one for independent inputs.
+        pair (int): The most that two may add up to. Defaults to 128.
 
     Returns:
         Tensor: (groups, outputs, 1), where the outputs' error is least when weights are rounded to the nearest.
@@ -29,28 +28,30 @@ def scales(weight: Tensor, covariance: Tensor | None = None) -> Tensor:
     largest = weight.abs().amax(-1, keepdim=True)
     largest = torch.where(largest > 0, largest, torch.ones_like(largest))
     best, least = largest / LARGEST, torch.full_like(largest, torch.inf)
-    for part in _CANDIDATES:
+    # In a kernel's largest weight. Where each may be as large as that, the largest ones may be cut off.
+    first = 1 / LARGEST if pair < 2 * LARGEST else 0.5 / LARGEST
+    for part in np.geomspace(first, 2 / pair, _CANDIDATES):
         candidate = largest * float(part)
-        error = output_error(weight - nearest(weight, candidate) * candidate, covariance)
+        error = output_error(weight - nearest(weight, candidate, pair) * candidate, covariance)
         better = error < least
         best, least = torch.where(better, candidate, best), torch.where(better, error, least)
     return best.float().double()
 
 
-def nearest(weight: Tensor, scale: Tensor) -> Tensor:
+def nearest(weight: Tensor, scale: Tensor, pair: int = QDQ.largest_pair) -> Tensor:
     """Weights (groups, outputs, K) in units of their scale, rounded to the nearest integers that are allowed."""
-    limits = _limits(weight, scale)
+    limits = _limits(weight, scale, pair)
     return (weight / scale).round().clamp(-limits, limits)
 
 
-def _limits(weight: Tensor, scale: Tensor) -> Tensor:
+def _limits(weight: Tensor, scale: Tensor, pair: int) -> Tensor:
     """The largest magnitude that each weight (groups, outputs, K) may have as an integer."""
     largest, place = weight.abs().max(-1, keepdim=True)
-    first = (largest / scale).round().clamp(PAIR // 2, LARGEST)
-    return (PAIR - first).expand_as(weight).scatter(2, place, first)
+    first = (largest / scale).round().clamp(pair // 2, LARGEST)
+    return (pair - first).expand_as(weight).scatter(2, place, first)
 
 
-def compensated(weight: Tensor, scale: Tensor, covariance: Tensor) -> Tensor:
+def compensated(weight: Tensor, scale: Tensor, covariance: Tensor, pair: int = QDQ.largest_pair) -> Tensor:
     """Weights in units of their scale, rounded one after the other.
 
     The error of each is made up for, as far as inputs go together, by those that are not rounded yet
@@ -61,11 +62,12 @@ def compensated(weight: Tensor, scale: Tensor, covariance: Tensor) -> Tensor:
         weight (Tensor): (groups, outputs, K), float64.
         scale (Tensor): (groups, outputs, 1).
         covariance (Tensor): That of the inputs, (groups, K, K).
+        pair (int): The most that two may add up to. Defaults to 128.
     """
     diagonal = covariance.diagonal(dim1=1, dim2=2)
     order = diagonal.argsort(1, descending=True)  # those that count most first
     rows = order.unsqueeze(1).expand_as(weight)
-    left, limits = weight.gather(2, rows), _limits(weight, scale).gather(2, rows)
+    left, limits = weight.gather(2, rows), _limits(weight, scale, pair).gather(2, rows)
     size = weight.shape[2]
     matrix = covariance.gather(1, order.unsqueeze(2).expand_as(covariance))
     matrix = matrix.gather(2, order.unsqueeze(1).expand_as(covariance))
