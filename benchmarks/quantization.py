@@ -159,6 +159,8 @@ TOOLS: dict[str, Callable] = {
     'mmone-openvino': by_mmone('.xml'),
     'float-ncnn': exported('.param'),
     'mmone-ncnn': by_mmone('.param'),
+    'float-litert': exported('.tflite'),
+    'mmone-litert': by_mmone('.tflite'),
 }
 
 

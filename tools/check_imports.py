@@ -82,6 +82,8 @@ INSIDE_FUNCTIONS = {
     ('runtime', 'ai_edge_litert'): 'optional',
     ('runtime', 'flatbuffers'): 'optional',
     ('export.formats.litert_convert', '*'): 'runs in an environment of its own',
+    ('export.formats.litert_int8', 'ai_edge_litert'): 'optional',
+    ('export.formats.litert_quantize', '*'): 'runs in an environment of its own',
     ('runtime', 'ncnn'): 'optional',
     ('runtime', 'coremltools'): 'optional',
     ('runtime', 'torch'): 'optional: two of the formats are computed by it',

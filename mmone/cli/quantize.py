@@ -25,7 +25,7 @@ afterwards, as with any exported file:
 def add_arguments(parser: Parser) -> None:
     parser.add_config()
     parser.add_argument('checkpoint', metavar='CHECKPOINT', help='checkpoint in either form, in float')
-    parser.add_argument('--out', required=True, metavar='PATH', help='file to write, .onnx, .xml or .param')
+    parser.add_argument('--out', required=True, metavar='PATH', help='file to write: .onnx, .xml, .param or .tflite')
     parser.add_argument('--images', required=True, metavar='DIR', help='images to calibrate and to compare on')
     parser.add_argument('--count', type=int, default=100, metavar='N',
                         help='how many to calibrate on, at most (default: %(default)s)')

@@ -28,7 +28,7 @@ from .quantize import Int8
 
 DYNAMIC = ('batch', 'hw')
 WEIGHTS = ('int8', 'palette')
-FORMATS_IN_INT8 = ('onnx', 'openvino', 'ncnn')
+FORMATS_IN_INT8 = ('onnx', 'openvino', 'ncnn', 'litert')
 COLOURS = {1: 'grey', 3: 'RGB'}
 _CONVERTERS = {'mmone', *(package for kind in FORMATS.values() for package in kind.written_with), 'torch'}
 
@@ -260,7 +260,7 @@ def _check_int8(int8: Int8, name: str, dynamic: Sequence[str], half: bool, raw: 
     if name not in FORMATS_IN_INT8:
         raise InputError(f'{name} cannot be written in INT8: expected a name in '
                          f'{", ".join(FORMATS[kind].suffix for kind in FORMATS_IN_INT8)}', parameter='out')
-    if half or raw or 'hw' in dynamic or (dynamic and name == 'ncnn'):
+    if half or raw or 'hw' in dynamic or (dynamic and name in ('ncnn', 'litert')):
         raise InputError('a model in INT8 is of one size, takes uint8 images, and is float32 where it is not INT8',
                          parameter='dynamic' if dynamic else None)
 

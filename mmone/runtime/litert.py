@@ -54,19 +54,30 @@ def _text(content: bytes) -> str | None:
     return None
 
 
+def to_objects(content: bytes):
+    """A ``.tflite`` as objects that can be changed, ``ModelT`` of its schema."""
+    from ai_edge_litert import schema_py_generated as schema
+    return schema.ModelT.InitFromObj(_model(content))
+
+
+def from_objects(model) -> bytes:
+    """The ``.tflite`` of objects."""
+    import flatbuffers
+    builder = flatbuffers.Builder(1 << 20)
+    builder.Finish(model.Pack(builder), b'TFL3')
+    return bytes(builder.Output())
+
+
 def add_metadata(content: bytes, meta: str) -> bytes:
     """A ``.tflite`` with the metadata."""
-    import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
-    model = schema.ModelT.InitFromObj(_model(content))
+    model = to_objects(content)
     buffer, entry = schema.BufferT(), schema.MetadataT()
     buffer.data = np.frombuffer(meta.encode(), np.uint8)
     model.buffers.append(buffer)
     entry.name, entry.buffer = KEY, len(model.buffers) - 1
     model.metadata = [*(model.metadata or []), entry]
-    builder = flatbuffers.Builder(len(content) + len(meta))
-    builder.Finish(model.Pack(builder), b'TFL3')
-    return bytes(builder.Output())
+    return from_objects(model)
 
 
 def operators(path: Path) -> Counter:

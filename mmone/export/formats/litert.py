@@ -4,6 +4,8 @@ The converter, litert-torch, does not live beside OpenMMLab's packages: it has a
 ``python -m mmone.export.formats.litert`` makes once, in the user's cache. It is given the graph as a program of
 ``torch.export``, and imports nothing of mmone. Computing the file needs ai-edge-litert alone.
 """
+import copy
+import json
 import os
 import subprocess
 import sys
@@ -13,21 +15,26 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from mmone.errors import InputError
 from mmone.export.graph import Detection, Graph
+from mmone.export.quantize.schemes import LITERT
 from mmone.files import scratch_folder, user_cache
 from mmone.runtime.litert import add_metadata, operators
 
-from . import litert_convert
+from . import litert_convert, litert_quantize
 from .boxes import describe, leave_boxes
+from .equalized import equalized
+from .litert_int8 import half_plan, plan, with_integers
 
 __all__ = ['HALF', 'describe', 'write']
 
-HALF = True
+HALF = False
+SCHEME = LITERT
 VERSION = '0.10.0'
 _PACKAGES = ('torch==2.13.0', f'litert-torch=={VERSION}')
 
@@ -37,24 +44,59 @@ def write(graph: Graph, example: Tensor, dynamic: Sequence[str], half: bool, met
     if dynamic:
         raise InputError('a LiteRT model is written for one size and batch 1: export one for each size',
                          parameter='dynamic')
-    if half:
-        raise InputError('a LiteRT model is written in float32: leave --half out', parameter='half')
-    python = _python()
     if isinstance(graph, Detection):
         leave_boxes(graph)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder, warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        source, made = Path(folder, 'graph.pt2'), Path(folder, 'graph.tflite')
-        torch.export.save(torch.export.export(graph, (example, ), strict=False), str(source))
-        done = subprocess.run([str(python), litert_convert.__file__, str(source), str(made), example.numpy().dtype.name,
-                               *map(str, example.shape)],
-                              stdin=subprocess.DEVNULL, capture_output=True, text=True, errors='replace')
-        if done.returncode or not made.is_file():
-            lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-            raise InputError(f'litert-torch ended with status {done.returncode} '
-                             f'({lines[-1][:300] if lines else "without a word"})')
-        path.write_bytes(add_metadata(made.read_bytes(), meta))
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        content = _convert(graph, example, Path(folder))
+        if half:
+            content = _quantize(content, half_plan(), Path(folder))
+    path.write_bytes(add_metadata(content, meta))
     return operators(path)
+
+
+def as_computed(graph: Graph) -> Graph:
+    """A graph that ends where LiteRT's does."""
+    graph = copy.copy(graph)
+    if isinstance(graph, Detection):
+        graph.outputs = dict(logits=(), deltas=())
+        leave_boxes(graph)
+    return graph
+
+
+def write_int8(made, graph: Graph, example: Tensor, meta: str, path: Path) -> Counter:
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        source = _convert(equalized(graph, made), example, Path(folder))
+        content = _quantize(source, plan(source, made), Path(folder))
+    path.write_bytes(add_metadata(with_integers(content, source, made), meta))
+    return operators(path)
+
+
+def _convert(graph: Graph, example: Tensor, folder: Path) -> bytes:
+    """The ``.tflite`` of a graph in float32."""
+    source, made = folder / 'graph.pt2', folder / 'graph.tflite'
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        torch.export.save(torch.export.export(graph, (example, ), strict=False), str(source))
+    return _run(litert_convert, [source, made, example.numpy().dtype.name, *example.shape], made)
+
+
+def _quantize(content: bytes, plan: dict, folder: Path) -> bytes:
+    """A ``.tflite`` with integers or float16, by ai-edge-quantizer."""
+    source, given, made = (folder / name for name in ('float.tflite', 'plan.json', 'quantized.tflite'))
+    source.write_bytes(content)
+    given.write_text(json.dumps(plan))
+    return _run(litert_quantize, [source, made, given], made)
+
+
+def _run(script: ModuleType, arguments: Sequence, made: Path) -> bytes:
+    """What a script of the converter's environment writes."""
+    done = subprocess.run([str(_python()), str(script.__file__), *map(str, arguments)],
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True, errors='replace')
+    if done.returncode or not made.is_file():
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        raise InputError(f'LiteRT\'s converter ended with status {done.returncode} '
+                         f'({lines[-1][:300] if lines else "without a word"})')
+    return made.read_bytes()
 
 
 def environment() -> Path:

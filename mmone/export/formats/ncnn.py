@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmone.errors import InputError
 from mmone.export.graph import Classification, Detection, Graph, Segmentation
@@ -24,6 +24,7 @@ from mmone.pnnx import convert
 from mmone.runtime.ncnn import INPUT, Layer, raw_outputs, read_param, write_param
 
 from .boxes import describe, leave_boxes
+from .equalized import equalized
 
 __all__ = ['HALF', 'describe', 'write']
 
@@ -98,16 +99,7 @@ def write_int8(made, graph: Graph, example: Tensor, meta: str, path: Path) -> Co
         meta (str): The metadata.
         path (Path): The ``.param``.
     """
-    equalized = copy.deepcopy(graph)
-    modules = dict(equalized.named_modules())
-    for layer in made.network.layers:
-        module = modules.get(layer.weight.rpartition('.')[0])
-        values = [made.network.tensors[name] for name in (layer.weight, layer.bias)]
-        if module is None or tuple(module.weight.shape) != values[0].shape:
-            raise InputError(f'{layer.name} has weights that are computed: such a layer cannot be written in INT8 as '
-                             'ncnn')
-        module.weight, module.bias = (nn.Parameter(torch.from_numpy(value.copy()), False) for value in values)
-    write(equalized, example, (), False, meta, path)
+    write(equalized(graph, made), example, (), False, meta, path)
     layers, _ = read_param(path.read_text(encoding='ascii'))
     weights = path.with_suffix('.bin')
     layers, content = _with_integers(layers, weights.read_bytes(), made)

@@ -25,11 +25,13 @@ class Quantized:
         network (Network): The float one, equalized.
         layers (list[Layer]): Those that are quantized.
         steps (dict[str, Steps]): Of the tensors between them.
+        images (Sequence[np.ndarray]): What it was calibrated on.
     """
     model: onnx.ModelProto
     network: Network
     layers: list[Layer]
     steps: dict[str, Steps]
+    images: Sequence[np.ndarray]
 
     def integers(self, layer: Layer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """A layer's weights as int8, their scales (outputs, ), and its bias (outputs, ) in float32."""
@@ -109,7 +111,7 @@ def quantize(network: Network, seen: dict[str, Observed], images: Sequence[np.nd
     model = qdq.write(network, nodes, tensors, scales, scheme.between)
     compensate(model, network, layers, tensors, seen, images, rounding, correct, seed,
                lambda each: progress(each, 'layers'), scheme.largest_pair)
-    return Quantized(model, network, layers, tensors)
+    return Quantized(model, network, layers, tensors, images)
 
 
 def _largest(weight: np.ndarray) -> np.ndarray:

@@ -22,5 +22,7 @@ class Scheme:
 # are neighbours. Seven bits would do that too. But a kernel that skip and scale branches were folded into has one
 # large weight, and may have eight bits for it.
 QDQ = Scheme(symmetric=False, between=True, largest_pair=128)
+# LiteRT, with XNNPACK: products in 16 bits are added up in 32.
+LITERT = Scheme(symmetric=False, between=True, largest_pair=254)
 # ncnn multiplies signed bytes, which do not saturate: 127 x 254 = 32,258.
 NCNN = Scheme(symmetric=True, between=False, largest_pair=254)
