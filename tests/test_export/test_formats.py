@@ -249,10 +249,6 @@ class TestLitert(FormatContract):
     name = 'litert'
     dynamic = ()
 
-    def test_half_precision(self, export):
-        with pytest.raises(InputError, match='leave --half out'):
-            export('classification', half=True)
-
     @by_task
     def test_the_metadata_are_one_of_the_files_own(self, export, task):
         from ai_edge_litert import schema_py_generated as schema

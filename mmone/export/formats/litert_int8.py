@@ -4,6 +4,7 @@ It is told which operators are computed on integers, and what their tensors take
 weights to is replaced.
 """
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -60,7 +61,9 @@ def plan(content: bytes, made) -> dict:
 def _ranges(content: bytes, images: Sequence[np.ndarray]) -> dict[str, tuple[float, float, int]]:
     """What the tensors of a float model take: the least, the most, and how many dimensions they have."""
     from ai_edge_litert.interpreter import Interpreter
-    interpreter = Interpreter(model_content=content, experimental_preserve_all_tensors=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # of the memory that this takes
+        interpreter = Interpreter(model_content=content, experimental_preserve_all_tensors=True)
     interpreter.allocate_tensors()
     graph = _Graph(content)
     computed = {graph.name(number) for operator in graph.operators for number in operator.outputs}
