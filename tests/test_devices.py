@@ -66,7 +66,7 @@ def test_what_a_device_cannot_compute(missing):
 
 
 def test_mmcv_without_cuda():
-    with pytest.raises(InputError, match='^cuda:0 cannot compute nms: mmcv was compiled without CUDA.*: pip uninstall'):
+    with pytest.raises(InputError, match='^cuda:0 cannot compute nms: mmcv was compiled without CUDA.*uninstall'):
         with computing_on('cuda:0'):
             raise RuntimeError('nms_impl: implementation for device cuda:0 not found.')
 

@@ -187,6 +187,8 @@ from mmone import libraries
 from mmone.errors import InputError
 libraries._has_fork = lambda: False
 libraries.sys.version_info = (3, 11, 0)
+version = libraries._version
+libraries._version = lambda name: '2.11.0' if name == 'torch' else version(name)
 
 def told(library):
     try:
@@ -214,12 +216,12 @@ for name in [name for name in sys.modules if name.partition('.')[0] in ('mmcv', 
 moved['mmcv'] = None
 told('mmdet')
 ''', tmp_path)
-    torch_version, mmcv_version = (importlib.metadata.version(name) for name in ('torch', 'mmcv'))
+    mmcv_version = importlib.metadata.version('mmcv')
     assert lines == [
         'mmpretrain needs mmcv, not installed here: pip install "mmcv-lite>=2.1.0,<2.2.0"',
         f'mmdet needs mmcv with its compiled operators, which is not installed: {BUILD}',
         f'mmdet needs the compiled operators of mmcv, and mmcv {mmcv_version} was installed without: {REBUILD}',
-        f'the operators of mmcv {mmcv_version} were not compiled for torch {torch_version} (_ext.so: file too short): '
+        f'the operators of mmcv {mmcv_version} were not compiled for torch 2.11.0 (_ext.so: file too short): '
         + REBUILD,
         'mmseg needs ftfy, regex, not installed here: pip install ftfy regex',
         'imported', 'imported',
