@@ -1,6 +1,7 @@
 """OpenVINO: computes ``.xml`` with its ``.bin``."""
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,11 @@ def open_model(path: Path, threads: int | None, providers: Sequence[str]) -> tup
     options: dict[str, str | int] = {'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': 'f32'}
     if threads:
         options['INFERENCE_NUM_THREADS'] = threads
-    request = core.compile_model(model, 'CPU', options).create_infer_request()
+    # On a thread of its own: OpenVINO's plugin for CPUs gives the thread that compiles a stack for signals, and takes
+    # it back with the model. Of two models, the one that goes last puts back the first one's, which is no memory any
+    # more, and the next signal that Python handles, as an interrupt, ends the process (seen in OpenVINO 2026.4).
+    with ThreadPoolExecutor(1) as thread:
+        request = thread.submit(core.compile_model, model, 'CPU', options).result().create_infer_request()
     outputs = [output.get_any_name() for output in model.outputs]
 
     def compute(images):

@@ -233,6 +233,19 @@ class TestOnnx(FormatContract):
 class TestOpenvino(FormatContract):
     name = 'openvino'
 
+    def test_signals_are_handled_after_two_models(self, export):
+        """The stack for signals that OpenVINO takes back with the last one is not one that it took with the first."""
+        done = subprocess.run([sys.executable, '-c', '''
+import os, signal, sys
+from mmone.runtime import Runtime
+signal.signal(signal.SIGUSR1, lambda *_: print('handled'))
+first, second = Runtime(sys.argv[1]), Runtime(sys.argv[1])
+del first
+del second
+os.kill(os.getpid(), signal.SIGUSR1)
+''', str(export('classification').path)], capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (0, 'handled\n'), done.stderr
+
 
 class TestTorchscript(FormatContract):
     name = 'torchscript'
