@@ -93,6 +93,14 @@ class _SeededIterator:
         self._step += 1
         return next(self._iterator)
 
+    def skip_iter(self, num_iters: int) -> None:
+        """Leave out batches, as a resumed loop of the maintained fork's mmengine asks for; other loops take them.
+
+        Taken too, since they have workers draw the random numbers that they drew before.
+        """
+        for _ in range(num_iters):
+            next(self)
+
 
 def _seed_all(entropy) -> None:
     seeds = np.random.SeedSequence(entropy).generate_state(3)
