@@ -190,16 +190,20 @@ def weights_only_globals() -> dict[str, object]:
     return torch._weights_only_unpickler._get_allowed_globals()
 
 
-def dispatch_keys(tensor: Tensor) -> int:
-    """What PyTorch's dispatcher goes by, in one number: the device and layout of a tensor, and all that wraps it.
+_KEYS_HAVE_A_NUMBER = hasattr(torch._C.DispatchKeySet, 'raw_repr')
 
-    ``torch._C._dispatch_keys``, seen in PyTorch 2.1 to 2.11.
+
+def dispatch_keys(tensor: Tensor) -> int | str:
+    """What PyTorch's dispatcher goes by: the device and layout of a tensor, and all that wraps it.
+
+    ``torch._C._dispatch_keys``, seen in PyTorch 2.1 to 2.14: one number, of old ones their names.
     """
-    return torch._C._dispatch_keys(tensor).raw_repr()
+    keys = torch._C._dispatch_keys(tensor)
+    return keys.raw_repr() if _KEYS_HAVE_A_NUMBER else str(keys)
 
 
 @cache
-def ordinary_keys(device: str) -> tuple[int, int]:
+def ordinary_keys(device: str) -> tuple[int | str, int | str]:
     """The :func:`dispatch_keys` of dense tensors on a device, made as usual and in inference mode.
 
     Others have more or other keys: subclasses that dispatch, what torch.func wraps, fake, nested, sparse and
