@@ -9,12 +9,15 @@ from mmengine.logging import MMLogger
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.utils import ManagerMixin
 
+from mmone import libraries
 from mmone.config import build_model
 from tests.kit import make_data, write_config
 
 # A MobileOne of 64 channels that has every kind of part.
 TINY = dict(num_blocks=[1, 2, 1, 1], width_factor=[0.25, 0.25, 0.125, 0.125], num_conv_branches=[2, 3, 1, 2],
             num_se_blocks=[0, 1, 0, 1])
+
+upstream = pytest.mark.skipif(libraries._has_fork(), reason='the maintained fork has it otherwise')
 
 CUDA = pytest.param('cuda', marks=[
     pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no GPU')])

@@ -15,6 +15,7 @@ from mmone.cli import COMMANDS
 from mmone.errors import InputError
 from mmone.models import MobileOne
 from mmone.models.blocks import plain_layers
+from tests.conftest import upstream
 
 ROOT = Path(__file__).parent.parent
 # Runs code in a process that does not find some modules, and some elsewhere: None is a folder without an __init__.py.
@@ -63,6 +64,9 @@ def raised_in(module, error):
 
 # No mmengine
 
+ENGINE = 'pip install onedl-mmengine' if libraries._has_fork() else 'pip install "mmengine>=0.10.4,<1.0.0"'
+
+
 def test_every_command_says_how_to_install_what_is_missing(tmp_path):
     """One line, status 2: pip is not told to bring mmengine, which has several names."""
     (tmp_path / 'x.py').touch()
@@ -89,13 +93,12 @@ for command, given in {arguments!r}.items():
 ''', tmp_path)
     assert len(lines) == len(arguments)
     for command, line in zip(arguments, lines):
-        assert line == f'{command} 2 mmone {command}: error: mmone needs mmengine, not installed here: ' \
-                       'pip install "mmengine>=0.10.4,<1.0.0"'
+        assert line == f'{command} 2 mmone {command}: error: mmone needs mmengine, not installed here: {ENGINE}'
 
 
 def test_modules_say_how_to_install_what_they_import(tmp_path):
     """And to nobody else: whoever looks for mmengine by other means finds nothing, as without mmone."""
-    told = 'mmone needs mmengine, not installed here: pip install "mmengine>=0.10.4,<1.0.0"'
+    told = f'mmone needs mmengine, not installed here: {ENGINE}'
     assert run('''
 import mmone
 missing.add('mmengine')
@@ -178,6 +181,7 @@ def test_layers_that_mmcv_has_alone(upstream, monkeypatch):
 
 # mmcv, and the libraries
 
+@upstream
 def test_libraries_that_cannot_be_imported(tmp_path):
     """mmcv missing, without its operators, with those for another PyTorch, put over another and removed; what
     mmsegmentation forgot to require."""

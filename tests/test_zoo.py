@@ -3,6 +3,7 @@ import importlib.util
 import re
 import shutil
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import torch
@@ -96,7 +97,7 @@ def test_published_weights_are_mmpretrains():
     theirs = yaml.safe_load((Path(mmpretrain.__file__).parent / '.mim/configs/mobileone/metafile.yml').read_text())
     for model in theirs['Models']:
         ours = entries()[model['Name']]
-        assert ours.weights == model['Weights']
+        assert urlsplit(ours.weights).path == urlsplit(model['Weights']).path  # the maintained fork has another host
         assert ours.results == model['Results']
 
 
