@@ -17,7 +17,7 @@ from tests.kit import make_data, write_config
 TINY = dict(num_blocks=[1, 2, 1, 1], width_factor=[0.25, 0.25, 0.125, 0.125], num_conv_branches=[2, 3, 1, 2],
             num_se_blocks=[0, 1, 0, 1])
 
-upstream = pytest.mark.skipif(libraries._has_fork(), reason='the maintained fork has it otherwise')
+not_the_fork = pytest.mark.skipif(libraries._has_fork(), reason='the maintained fork has it otherwise')
 
 CUDA = pytest.param('cuda', marks=[
     pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no GPU')])

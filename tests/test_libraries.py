@@ -15,7 +15,7 @@ from mmone.cli import COMMANDS
 from mmone.errors import InputError
 from mmone.models import MobileOne
 from mmone.models.blocks import plain_layers
-from tests.conftest import upstream
+from tests.conftest import not_the_fork
 
 ROOT = Path(__file__).parent.parent
 # Runs code in a process that does not find some modules, and some elsewhere: None is a folder without an __init__.py.
@@ -181,7 +181,7 @@ def test_layers_that_mmcv_has_alone(upstream, monkeypatch):
 
 # mmcv, and the libraries
 
-@upstream
+@not_the_fork
 def test_libraries_that_cannot_be_imported(tmp_path):
     """mmcv missing, without its operators, with those for another PyTorch, put over another and removed; what
     mmsegmentation forgot to require."""

@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 
 from mmone import compat
 from mmone.libraries import FORK
-from tests.conftest import upstream
+from tests.conftest import not_the_fork
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = ('setup.py', 'pyproject.toml', 'MANIFEST.in', 'LICENSE', 'README.md', 'CHANGELOG.md', 'CITATION.cff',
@@ -210,7 +210,7 @@ def imported_packages():
     return {name: path for name, path in found.items() if name not in {*sys.stdlib_module_names, 'mmone'}}
 
 
-@upstream  # its distributions are called otherwise, and no extra of ours asks for them
+@not_the_fork  # its distributions are called otherwise, and no extra of ours asks for them
 def test_every_import_is_required():
     """Whatever mmone imports, it requires, or an extra does, or something that they require."""
     distribution = importlib.metadata.distribution('mmone')

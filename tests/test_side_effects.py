@@ -25,7 +25,7 @@ from mmone.convert.rename import convert
 from mmone.datasets.shapes import make_dataset
 from mmone.engine.launch import prepare, running
 from mmone.models import MobileOne
-from tests.conftest import TINY, upstream
+from tests.conftest import TINY, not_the_fork
 from tests.kit import ROOT, TASKS
 
 get_safe_globals = getattr(torch.serialization, 'get_safe_globals', list)
@@ -144,7 +144,7 @@ class Code:
 
 
 @torch26
-@upstream  # whose loader runs what a pickle says where PyTorch refuses to
+@not_the_fork  # whose loader runs what a pickle says where PyTorch refuses to
 def test_trust_ends_with_the_call(files, capfd):
     path, weights = files('mmpretrain')
     torch.save(dict(torch.load(weights), code=Code()), 'code.pth')
@@ -222,7 +222,7 @@ def test_other_models_load_as_before(resnets, tmp_path, monkeypatch, stock_loade
 
 
 @torch26
-@upstream  # the same
+@not_the_fork  # the same
 def test_a_log_that_pytorch_refuses_is_read_of_a_mobileone_only(tmp_path, stock_loaders):
     """As mmengine's runner writes it beside the weights, to resume from."""
     log = dict(message_hub=dict(log_scalars=dict(loss=HistoryBuffer([1.0], [1]))))
