@@ -1,3 +1,4 @@
+# make docs builds the site of docs/.
 # make demo | test | lint | sanitize | env, each with STACK=NAME for the stack of requirements/constraints-NAME.txt.
 # PYTHON makes the environment; the first line of the constraints says which it may be.
 PYTHON ?= python3
@@ -11,7 +12,7 @@ CORES   := $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 WORKERS := $(shell echo $$(( $(CORES) < 4 ? $(CORES) : 4 )))
 THREADS := $(shell echo $$(( $(CORES) / $(WORKERS) )))
 
-.PHONY: env demo test lint sanitize
+.PHONY: env demo test lint sanitize docs
 
 env:
 	@$(PYTHON) requirements/make_env.py $(STACK)
@@ -29,3 +30,11 @@ lint: env
 
 sanitize: env
 	$(VENV)/bin/python tests/sanitize.py $(ARGS)
+
+docs: .venv-docs/made
+	.venv-docs/bin/mkdocs build --quiet --strict $(ARGS)
+
+.venv-docs/made: requirements/docs.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@

@@ -92,7 +92,8 @@ class Environment:
         # The path is in it because the scripts of a virtual environment do not survive a move.
         self.interpreter = f'{sys.version} {sys.base_prefix} {self.path}'
         files = [*(ROOT / name for name in ('setup.py', 'pyproject.toml', 'mmone/version.py', 'requirements.txt')),
-                 self.constraints, *REQUIREMENTS.glob('[!c]*.txt'), *(ROOT / 'mmone' / 'csrc').glob('*.[ch]')]
+                 self.constraints, *(path for path in REQUIREMENTS.glob('[!c]*.txt') if path.stem != 'docs'),
+                 *(ROOT / 'mmone' / 'csrc').glob('*.[ch]')]
         inputs = [self.interpreter.encode(), *(path.read_bytes() for path in sorted(files))]
         self.key = hashlib.sha256(b'\0'.join(inputs)).hexdigest()
         # What each step still takes, in seconds on two cores, and when it began.

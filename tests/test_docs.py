@@ -1,4 +1,5 @@
-"""What the documents name is there: links, files, modules, commands and their flags."""
+"""What the documents name is there: links, files, modules, commands and their flags, messages, pages of the site."""
+import ast
 import re
 from argparse import _SubParsersAction
 from collections.abc import Iterator
@@ -6,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import yaml
 
 from mmone.cli import COMMANDS
 from mmone.cli.parser import Parser
@@ -108,3 +110,58 @@ def test_commands(document):
         if command:
             assert command[1] in COMMANDS, text
             assert set(re.findall(r'(?<![\w-])--[a-z][\w-]*', text)) <= flags(command[1]), text
+
+
+def pages(nav: list | dict | str) -> Iterator[str]:
+    """The files that a menu of the site leads to."""
+    if isinstance(nav, str):
+        yield nav
+    else:
+        for entry in nav.values() if isinstance(nav, dict) else nav:
+            yield from pages(entry)
+
+
+def test_every_page_is_in_the_menu():
+    """Of the site, which makes pages of notebooks, and of files outside of docs/ below ``sources``."""
+    listed = list(pages(yaml.safe_load((ROOT / 'mkdocs.yml').read_text())['nav']))
+    there = {path.relative_to(ROOT / 'docs').with_suffix('.md').as_posix()
+             for suffix in ('md', 'ipynb') for path in ROOT.glob(f'docs/**/*.{suffix}')}
+    assert sorted(name for name in listed if not name.startswith('sources/')) == sorted(there)
+    for name in listed:
+        if name.startswith('sources/'):
+            assert (ROOT / name.removeprefix('sources/')).exists(), name
+
+
+def test_documented_modules():
+    """What the page of the API has is there, with the members that it names."""
+    entries = re.findall(r'^::: (\S+)\n(?:    options:\n      members: \[(.*)\]\n)?',
+                         (ROOT / 'docs/api.md').read_text(), re.M)
+    assert entries
+    for name, members in entries:
+        found = resolve(name)
+        assert found.__doc__ or members, name
+        for member in filter(None, members.split(', ')):
+            assert getattr(found, member).__doc__, f'{name}.{member}'
+
+
+def text_of(node: ast.AST) -> str:
+    """A string of the code, with ``…`` for what is filled in."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return ''.join(map(text_of, node.values))
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        return text_of(node.left) + text_of(node.right)
+    return '…'
+
+
+def test_messages():
+    """What the page of messages lists is said by the code in these words."""
+    document = (ROOT / 'docs/troubleshooting.md').read_text().partition('## What other libraries say')[0]
+    messages = re.findall(r'^\| `(.+?)` \|', document, re.M)
+    assert len(messages) > 40
+    strings = {text_of(node) for path in ROOT.glob('mmone/**/*.py') for node in ast.walk(ast.parse(path.read_text()))
+               if isinstance(node, (ast.Constant, ast.JoinedStr, ast.BinOp))}
+    for message in messages:
+        pattern = re.compile('.*'.join(map(re.escape, message.split('…'))), re.DOTALL)
+        assert any(map(pattern.search, strings)), message
