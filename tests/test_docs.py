@@ -16,6 +16,7 @@ from mmone.zoo import list_models
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob('*.md'), *ROOT.glob('docs/*.md')])
+NOTEBOOKS = sorted(ROOT.glob('docs/notebooks/*.ipynb'))
 # Modules of earlier versions, for those who come from there.
 FORMER = ('mmone.deploy', 'mmone.models.mobileone_block')
 FOLDERS = ('benchmarks', 'configs', 'docs', 'mmone', 'requirements', 'tests', 'tools')
@@ -44,6 +45,7 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r'[^\w -]', '', heading.lower()).replace(' ', '-') for heading in headings}
 
 
+@pytest.mark.parametrize('document', DOCUMENTS + NOTEBOOKS, ids=lambda path: path.stem)
 def test_links(document):
     for target in re.findall(r'\]\(([^)\s]+)\)', document.read_text()):
         name, _, anchor = target.partition('#')

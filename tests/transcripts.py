@@ -19,10 +19,13 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
+
+import torch
 
 from mmone.datasets.shapes import make_dataset
 from tests import layouts
@@ -132,9 +135,9 @@ def run_notebook(path: Path, folder: Path) -> list[list[dict]]:
 
 
 def _run_cells(path: str, folder: str, answer: str, env: dict) -> None:
-    import traceback
     os.chdir(folder)
     os.environ.update(env)
+    torch.set_num_threads(1)
     outputs: list = []
     space: dict = dict(__name__='__main__')
     try:

@@ -34,7 +34,7 @@ def on_files(files: Files, config) -> Files:
             continue
         for target in LINK.findall(place.read_text(encoding='utf-8')):
             linked = (place.parent / target).resolve()
-            if not linked.is_relative_to(DOCS) and linked.is_relative_to(ROOT) and linked not in places.values():
+            if linked.exists() and not linked.is_relative_to(DOCS) and linked not in places.values():
                 files.append(File.generated(config, page_of(linked), content=source(linked)))
                 places[page_of(linked)] = linked
                 waiting.append(linked)
@@ -67,10 +67,11 @@ def notebook(place: Path) -> str:
         text = ''.join(cell['source'])
         parts.append(text if cell['cell_type'] == 'markdown' else f'```python\n{text}\n```')
         for output in cell.get('outputs', ()):
-            if 'text' in output:
-                parts.append(f'```text\n{"".join(output["text"]).rstrip()}\n```')
-            elif 'image/png' in output.get('data', {}):
-                parts.append(f'![](data:image/png;base64,{"".join(output["data"]["image/png"]).strip()})')
+            data = output.get('data', {'text/plain': output.get('text')})
+            if 'image/png' in data:
+                parts.append(f'![](data:image/png;base64,{"".join(data["image/png"]).strip()})')
+            else:
+                parts.append(f'```text\n{"".join(data["text/plain"]).rstrip()}\n```')
     return '\n\n'.join(parts)
 
 
