@@ -5,9 +5,10 @@
 runs these, and writes what they print into them.
 
 In a document those blocks are run that stand below a line ``<!-- run -->``, one after the other, in a scratch folder
-that the document has for itself. One of ``bash`` has to succeed. Of one of ``console`` the output is compared: ``…`` in
-it stands for any text, alone on a line for any lines. ``<!-- data: NAME=LAYOUT -->`` names folders that are there: the
-generated shapes, in layouts of :mod:`tests.layouts`.
+that the document has for itself. One of ``bash`` has to succeed. Of one of ``console`` the output is compared: ``…``
+in it stands for any text, alone on a line for any lines. Those below ``<!-- run, slow -->`` are run for the document
+to be written, and not by the tests; nothing that is run after them needs them. ``<!-- data: NAME=LAYOUT -->`` names
+folders that are there: the generated shapes, in layouts of :mod:`tests.layouts`.
 """
 import ast
 import base64
@@ -31,7 +32,7 @@ from mmone.datasets.shapes import make_dataset
 from tests import layouts
 from tests.kit import SERVER, environment, run_command
 
-BLOCK = re.compile(r'(?<=^<!-- run -->\n)```(bash|console)\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r'^(<!-- run(?:, slow)? -->)\n```(bash|console)\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 DATA = re.compile(r'^<!-- data: (.*) -->$', re.MULTILINE)
 IMAGES = 40  # of tests.layouts.SIZE pixels
 PICTURE = 360  # pixels, of what a notebook keeps
@@ -86,27 +87,27 @@ def make_data(document: str, folder: Path) -> None:
             getattr(layouts, layout)(Path(scratch), folder / name)
 
 
-def run_document(document: str, folder: Path) -> Iterator[tuple[Command, int, str]]:
+def run_document(document: str, folder: Path, slow: bool = False) -> Iterator[tuple[Command, int, str]]:
     """Run a document's commands in a folder: each with its exit status and what it printed."""
     make_data(document, folder)
-    for kind, block in BLOCK.findall(document):
-        for command in commands(kind, block):
+    for mark, kind, block in BLOCK.findall(document):
+        for command in commands(kind, block) if slow or 'slow' not in mark else ():
             yield (command, *run(command.line))
 
 
 def rewritten(document: str, folder: Path) -> str:
     """A document whose outputs are what its commands print; what still fits stays as it is."""
-    results = run_document(document, folder)
+    results = run_document(document, folder, slow=True)
 
     def replace(match: re.Match) -> str:
-        kind, block = match.groups()
+        mark, kind, block = match.groups()
         for command in commands(kind, block):
             _, status, printed = next(results)
             if kind == 'console' and not fits(command.output, printed):
                 block = block.replace(f'$ {command.line}\n{command.output}', f'$ {command.line}\n{printed}', 1)
             elif status and kind == 'bash':
                 raise RuntimeError(f'{command.line}\n{printed}')
-        return f'```{kind}\n{block}```'
+        return f'{mark}\n```{kind}\n{block}```'
 
     return BLOCK.sub(replace, document)
 
