@@ -19,6 +19,7 @@ places: dict[str, Path] = {}  # the file that each page is made of
 
 def on_files(files: Files, config) -> Files:
     """Add a page for each notebook, and for all that pages link to outside of ``docs/``."""
+    places.clear()
     for file in list(files):
         if file.src_uri.endswith('.ipynb'):
             files.remove(file)
@@ -39,7 +40,6 @@ def on_files(files: Files, config) -> Files:
                 places[page_of(linked)] = linked
                 waiting.append(linked)
     return files
-
 
 
 def page_of(place: Path) -> str:
