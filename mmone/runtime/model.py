@@ -152,8 +152,8 @@ class Runtime:
         """Predict images of any size.
 
         Args:
-            images: A path, an array (H, W, 3) uint8 in RGB (of a model of other images: (H, W) or
-                (H, W, C), as it was trained on), or an iterable of those.
+            images (str | Path | ndarray | Iterable): A path, an array (H, W, 3) uint8 in RGB (of a model of
+                other images: (H, W) or (H, W, C), as it was trained on), or an iterable of those.
             batch_size (int): Images computed at a time, where they have the same size. Defaults
                 to 1.
 

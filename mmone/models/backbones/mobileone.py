@@ -88,7 +88,7 @@ class MobileOne(BaseModule):
     Raises:
         InputError: If an argument, or a checkpoint given to it, does not fit.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from mmone.models import MobileOne
         >>> model = MobileOne('s0', out_indices=(0, 1, 2, 3)).eval()
