@@ -37,7 +37,7 @@ DATA = re.compile(r'^<!-- data: (.*) -->$', re.MULTILINE)
 # What is another in each run: the time, by which folders and lines of logs are named, and differences of rounding.
 VARYING = re.compile(r'\d{8}_\d{6}|\d\d/\d\d \d\d:\d\d:\d\d|(?<=at most )\d\S+|(?<=time: )\d\S+')
 IMAGES = 40  # of tests.layouts.SIZE pixels
-PICTURE = 360  # pixels, of what a notebook keeps
+PICTURE = 256  # pixels, of what a notebook keeps
 
 
 class Command(NamedTuple):
@@ -163,7 +163,7 @@ def _run_cells(path: str, folder: str, answer: str, env: dict) -> None:
 
 def _run_cell(source: str, space: dict) -> list[dict]:
     tree, shown = ast.parse(source), None
-    with redirect_stdout(io.StringIO()) as printed, redirect_stderr(printed):
+    with redirect_stdout(io.StringIO()) as printed, redirect_stderr(io.StringIO()):
         if isinstance(tree.body[-1], ast.Expr):
             last = ast.Expression(tree.body.pop().value)
             exec(compile(tree, '<cell>', 'exec'), space)
@@ -175,7 +175,7 @@ def _run_cell(source: str, space: dict) -> list[dict]:
         outputs.append(dict(output_type='stream', name='stdout', text=printed.getvalue().splitlines(True)))
     if hasattr(shown, '_repr_png_'):
         shown.thumbnail((PICTURE, PICTURE))
-        data = {'image/png': base64.b64encode(shown.quantize(128)._repr_png_()).decode()}
+        data = {'image/png': base64.b64encode(shown.quantize(64)._repr_png_()).decode()}
         outputs.append(dict(output_type='display_data', metadata={}, data=data))
     elif shown is not None:
         outputs.append(dict(output_type='display_data', metadata={}, data={'text/plain': [repr(shown)]}))
