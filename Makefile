@@ -32,7 +32,7 @@ sanitize: env
 	$(VENV)/bin/python tests/sanitize.py $(ARGS)
 
 docs: .venv-docs/made
-	.venv-docs/bin/mkdocs build --quiet --strict $(ARGS)
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict $(ARGS)
 
 .venv-docs/made: requirements/docs.txt
 	$(PYTHON) -m venv .venv-docs
