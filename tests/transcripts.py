@@ -196,7 +196,7 @@ def rewrite_notebook(path: Path, folder: Path) -> None:
 
 
 def main(paths: list[str]) -> None:
-    for path in map(Path.absolute, map(Path, paths)):
+    for path in [Path(path).absolute() for path in paths]:
         with tempfile.TemporaryDirectory() as folder:
             os.chdir(folder)
             if path.suffix == '.ipynb':
