@@ -9,8 +9,9 @@ from mmone.models.blocks.branch_statistics import BranchSpec, DepthwiseCovarianc
 
 from ..covering import covering
 
-# Of the largest value of a tensor.
+# Of the largest value of a tensor, or of what variances are the differences of.
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-12}
+MEAN, MEAN_SQUARE = 3, 10  # of inputs
 CHANNELS = [1, 16, 19]  # vectors are of 16: a part of one, one, and one and a part
 BOOLS = [False, True]
 DTYPES = [torch.float32, torch.float64]
@@ -25,7 +26,7 @@ def assert_equal(found, expected, dtype):
     expected = torch.from_numpy(np.asarray(expected))
     assert found.dtype in (dtype, torch.float64) and found.shape == expected.shape
     # Not a scale of 0: what is 0 by cancellation is not so to the last bit.
-    assert (found - expected).abs().max() <= TOLERANCES[dtype] * expected.abs().max().clamp(min=1)
+    assert (found - expected).abs().max() <= TOLERANCES[dtype] * expected.abs().max().clamp(min=MEAN_SQUARE)
 
 
 def channels_last(x):
@@ -39,7 +40,7 @@ def check_depthwise(channels, size, stride, dilation, num_kernels, skip, dtype, 
     def normal(*shape):
         return torch.randn(*shape, generator=generator, dtype=dtype)
 
-    x = layout(normal(images, channels, *size) + 3)
+    x = layout(normal(images, channels, *size) + MEAN)
     kernels = normal(num_kernels, channels, 1, 3, 3)
     spec = BranchSpec(3, stride, dilation, channels, num_kernels, skip, 1e-5)
     args = x.permute(0, 2, 3, 1).double().numpy(), kernels.flatten(2).double().numpy(), skip, stride, dilation

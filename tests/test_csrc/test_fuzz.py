@@ -109,7 +109,8 @@ def test_blocks_are_their_branches_whatever_they_are_given(data):
     fused.branch_mode = 'fused'
     expected, found = trained(separate, x, layout), trained(fused, x, layout)
     if isinstance(expected, type) or isinstance(found, type):
-        assert issubclass(found, expected) or issubclass(expected, found)
+        # By PyTorch's convolution or by its norm, whichever of them is first.
+        assert {expected, found} <= {RuntimeError, ValueError}
     else:
         # Two values of a channel may be as good as one: its gradients are of the size of 1 / ε.
         scale = max(1, *(value.abs().max().item() for value in expected if value is not None and value.numel()))

@@ -12,7 +12,8 @@ class PointwiseConv2d(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.stride != (1, 1):  # a slice of everything costs two copies in the backward pass
+        # A slice of everything costs two copies in the backward pass; what is no image is for F.conv2d to refuse.
+        if self.stride != (1, 1) and x.dim() in (3, 4):
             # clone() makes the slice dense in the input's memory format.
             x = x[..., ::self.stride[0], ::self.stride[1]].clone()
         return F.conv2d(x, self.weight, groups=self.groups)
