@@ -26,6 +26,7 @@ from torch import nn
 
 from mmone.apis import get_config, get_model
 from mmone.config import default_scope
+from mmone.errors import InputError
 from mmone.export import export_model
 from mmone.export.graph import Detection
 from mmone.models import MobileOne
@@ -129,9 +130,14 @@ def classifiers(arch: str, threads: int, runs: int, folder: Path) -> str:
 
     models = {'PyTorch, with branches': (eager(trained), tensor),
               'PyTorch, deployed': (eager(deployed), tensor)}
-    suffixes = {'TorchScript': '.pt', 'torch.export': '.pt2', 'ONNX Runtime': '.onnx', 'OpenVINO': '.xml'}
+    suffixes = {'TorchScript': '.pt', 'torch.export': '.pt2', 'ONNX Runtime': '.onnx', 'OpenVINO': '.xml',
+                'LiteRT': '.tflite', 'ncnn': '.ncnn.param'}
     for kind, suffix in suffixes.items():
-        export_model(deployed, folder / f'u{suffix}', overwrite=True)
+        try:
+            export_model(deployed, folder / f'u{suffix}', overwrite=True)
+        except InputError as error:  # LiteRT's converter, in an environment of its own
+            print(f'{kind} is left out: {error}')
+            continue
         models[f'{kind}, from uint8'] = (Runtime(folder / f'u{suffix}', threads), images)
     for kind in ('ONNX Runtime', 'OpenVINO'):
         path = folder / f'r{suffixes[kind]}'

@@ -8,6 +8,7 @@ in two sizes. ``metrics`` evaluates a checkpoint by PyTorch and by the exported 
 examples:
   benchmarks/export_parity.py variants
   benchmarks/export_parity.py metrics CONFIG CHECKPOINT coco/bbox_mAP_50
+  benchmarks/export_parity.py metrics CONFIG CHECKPOINT coco/bbox_mAP_50 --formats onnx litert ncnn
 """
 import argparse
 import contextlib
@@ -51,6 +52,7 @@ def parse_args():
     metrics.add_argument('config', metavar='CONFIG')
     metrics.add_argument('checkpoint', metavar='CHECKPOINT')
     metrics.add_argument('metric', metavar='METRIC')
+    metrics.add_argument('--formats', nargs='+', default=['onnx', 'openvino'], choices=FORMATS)
     metrics.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE')
     return parser.parse_args()
 
@@ -113,10 +115,10 @@ def difference(net: nn.Module, path: Path) -> str:
     return found.text + ('' if found.within else ' **not within the limits**')
 
 
-def metrics(config: str, checkpoint: str, name: str, options: list[str]) -> None:
+def metrics(config: str, checkpoint: str, name: str, options: list[str], formats: list[str]) -> None:
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        for kind, suffix in dict({'PyTorch': None}, **SUFFIXES).items():
+        for kind, suffix in {'PyTorch': None, **{kind: FORMATS[kind].suffix for kind in formats}}.items():
             path = checkpoint
             with open(os.devnull, 'w') as null, contextlib.redirect_stdout(null):
                 if suffix:
@@ -132,7 +134,7 @@ def main():
     if args.command == 'variants':
         variants(args.arch)
     else:
-        metrics(args.config, args.checkpoint, args.metric, args.cfg_options)
+        metrics(args.config, args.checkpoint, args.metric, args.cfg_options, args.formats)
 
 
 if __name__ == '__main__':
