@@ -1,4 +1,5 @@
 """What every test file needs."""
+import gc
 import logging
 from collections import OrderedDict
 
@@ -21,6 +22,12 @@ not_the_fork = pytest.mark.skipif(libraries._has_fork(), reason='the maintained 
 
 CUDA = pytest.param('cuda', marks=[
     pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no GPU')])
+
+
+def pytest_collection_finish():
+    """What is imported by now stays: mmengine collects garbage at each data set, and need not look through that."""
+    gc.collect()
+    gc.freeze()
 
 
 def _with_subclasses(cls):
