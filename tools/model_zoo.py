@@ -95,7 +95,9 @@ def _variants():
     """All variants as classifiers of ImageNet."""
     yield 'variant', 'branches k', 'SE blocks', 'parameters deployed', 'multiply-adds 224²', 'ImageNet top-1 / top-5'
     for name, arch in ARCHS.items():
-        entry = entries()[f'mobileone-{name}_8xb32_in1k']
+        entry = entries().get(f'mobileone-{name}_8xb32_in1k')
+        if entry is None:  # a variant of segmentors
+            continue
         metrics = entry.results[0]['Metrics'] if entry.results else {}
         yield (name if 'Shape' in entry.metadata else name.upper(), arch['num_conv_branches'][0],
                sum(arch['num_se_blocks']) or '–', *_size(entry),

@@ -55,6 +55,8 @@ ARCHS = {
         num_conv_branches=(4, 4, 4, 4),
         num_se_blocks=(0, 0, 0, 0)),
 }
+# The S4 of the paper's segmentors, its Table 11b.
+ARCHS['s4_no_se'] = dict(ARCHS['s4'], num_se_blocks=(0, 0, 0, 0))
 
 
 def stage_channels(arch: Mapping[str, Sequence]) -> tuple[int, ...]:
@@ -70,6 +72,8 @@ def stage_channels(arch: Mapping[str, Sequence]) -> tuple[int, ...]:
 def variant_of(state_dict: dict[str, Tensor]) -> str | None:
     """The variant whose stage widths a backbone's weights have, in either form; None if none has.
 
+    Of two with the same widths it is the one that has squeeze-excite layers if the weights have some, else the other.
+
     Args:
         state_dict (dict[str, Tensor]): With keys ``stage0.…``; later stages may be missing.
     """
@@ -79,9 +83,10 @@ def variant_of(state_dict: dict[str, Tensor]) -> str | None:
         biases = [value for key, value in state_dict.items()
                   if key.startswith(f'{stage}.') and '.se.' not in key and key.endswith('.bias')]
         widths.append(len(biases[-1]) if biases else None)
-    return next((name for name, arch in ARCHS.items()
-                 if all(width in (None, channels)
-                        for width, channels in zip(widths, stage_channels(arch)))), None)
+    fitting = [name for name, arch in ARCHS.items()
+               if all(width in (None, channels) for width, channels in zip(widths, stage_channels(arch)))]
+    with_se = any('.se.' in key for key in state_dict)
+    return min(fitting, key=lambda name: any(ARCHS[name]['num_se_blocks']) != with_se, default=None)
 
 
 def check_arch(arch: str | dict) -> dict[str, tuple]:

@@ -147,6 +147,8 @@ def _check(backbone: MobileOne, state_dict: dict[str, Tensor], prefix: str,
         variant = variant_of({key[len(prefix):]: state_dict[key] for key in given})
         other = variant and stage_channels(ARCHS[variant]) != stage_channels(backbone.arch)
         remedy = f'its widths are those of arch={variant!r}' if other else 'give one of the same arch'
+        if not other and variant and any(ARCHS[variant]['num_se_blocks']) != any(backbone.arch['num_se_blocks']):
+            remedy = f'its squeeze-excite layers are those of arch={variant!r}'
         raise InputError(f'the checkpoint does not fit the MobileOne backbone ({"; ".join(problems)}): {remedy}')
 
 

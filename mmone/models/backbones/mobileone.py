@@ -33,9 +33,10 @@ class MobileOne(BaseModule):
     are none for the backbone, as in a head alone, ``strict`` means what it means in PyTorch.
 
     Args:
-        arch (str | dict): ``'s0'`` to ``'s4'``; ``'micro214'``, ``'micro139'`` or ``'micro68'``, whose shapes
-            are ours and fit the published counts of the paper's micro variants; or a dict whose values are
-            lists or tuples for stage1 to stage4:
+        arch (str | dict): ``'s0'`` to ``'s4'``; ``'s4_no_se'``, the S4 without squeeze-excite of the paper's
+            segmentors; ``'micro214'``, ``'micro139'`` or ``'micro68'``, whose shapes are ours and fit the
+            published counts of the paper's micro variants; or a dict whose values are lists or tuples for stage1
+            to stage4:
 
             - ``num_blocks``: depthwise + pointwise pairs of blocks.
             - ``width_factor``: factors on 64, 128, 256 and 512 channels.
