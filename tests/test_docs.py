@@ -57,7 +57,7 @@ def test_links(document):
 
 def test_files(document):
     """Paths from the root of a clone; a config also by its bare name, and a model by its."""
-    names = {f'{name}.py' for name in list_models()}
+    names = {f'{name}.py' for name in list_models()} | {path.name for path in ROOT.glob('configs/examples/*.py')}
     for text in code(document):
         for path in re.findall(rf'(?<![\w/.:-])(?:{"|".join(FOLDERS)})/[\w./-]*\w', text):
             assert (ROOT / path).exists(), path

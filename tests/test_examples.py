@@ -1,0 +1,124 @@
+"""The example configs: MobileOne under other heads, on the generated shapes, a step of each."""
+import copy
+import gc
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import DATASETS, DefaultScope
+from torch import Tensor
+
+from mmone.config import build_model, default_scope, walk
+from mmone.convert.reparameterize import deployed_copy
+from mmone.datasets.inspection import inspect
+from mmone.errors import InputError
+from mmone.export.heads import check_supported
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = sorted(path.name for path in (ROOT / 'configs/examples').glob('*.py'))
+# Of these no graph can be exported: docs/heads.md.
+NOT_EXPORTED = ('faster-rcnn_', 'fcos_', 'mask-rcnn_', 'rtmdet_', 'yolox_')
+
+
+@cache
+def config(name):
+    """The config, to be read only."""
+    return Config.fromfile(ROOT / 'configs/examples' / name)
+
+
+@pytest.fixture(autouse=True)
+def _tidy(monkeypatch):
+    """No default scope stays, and no model of an earlier test."""
+    monkeypatch.setattr('mmone.convert.reparameterize.PROBE_SIZE', (33, 33))
+    instances = dict(DefaultScope._instance_dict)
+    gc.collect()
+    yield
+    DefaultScope._instance_dict.clear()
+    DefaultScope._instance_dict.update(instances)
+
+
+def on_data(name, data):
+    """The config with the data of the tests and without weights to start from."""
+    cfg = copy.deepcopy(config(name))
+    for node in walk(cfg):
+        if node.get('data_root') == 'data/shapes':
+            node.data_root = str(data)
+    cfg.model.backbone.init_cfg = None
+    return cfg
+
+
+def batch(cfg, images=2):
+    """The first images of the training data, through its pipeline."""
+    with default_scope(cfg):
+        dataset = DATASETS.build(cfg.train_dataloader.dataset)
+        return pseudo_collate([dataset[i] for i in range(images)])
+
+
+def tensors(tree):
+    """All tensors of an output, in its order."""
+    if isinstance(tree, Tensor):
+        return [tree]
+    children = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, (list, tuple)) else ()
+    return [tensor for child in children for tensor in tensors(child)]
+
+
+@pytest.mark.parametrize('name', EXAMPLES)
+def test_learns_and_deploys(name, data):
+    torch.manual_seed(0)
+    cfg = on_data(name, data)
+    model = build_model(cfg)
+    model.init_weights()
+    with default_scope(cfg):
+        given = model.data_preprocessor(batch(cfg), training=True)
+        loss, _ = model.parse_losses(model.train()(**given, mode='loss'))
+    loss.backward()
+    assert torch.isfinite(loss)
+    for part in (model.backbone.stage0, getattr(model.backbone, model.backbone.stages[-1])):
+        gradients = [parameter.grad for parameter in part.parameters()]
+        assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients)
+        assert any(gradient.any() for gradient in gradients)
+
+    model.double().eval()
+    deployed, report = deployed_copy(model)
+    assert report.modules == 1 and deployed.backbone.deploy
+    inputs = given['inputs'].double()
+    with torch.no_grad(), default_scope(cfg):
+        ours, theirs = (tensors(one(inputs, given['data_samples'], mode='tensor')) for one in (deployed, model))
+    assert len(ours) == len(theirs) > 0
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize('name', EXAMPLES)
+def test_inspected_without_findings(name, data):
+    cfg = on_data(name, data)
+    cfg.train_dataloader.batch_size = 2  # of so few images
+    found = inspect(cfg)
+    assert not found.errors
+    assert not [one.text for one in found.warnings if 'EMAHook' not in one.text]  # that has 1600 images to follow
+
+
+@pytest.mark.parametrize('name', EXAMPLES)
+def test_what_can_be_exported_is_what_the_page_says(name):
+    model = build_model(config(name))
+    model.cfg = config(name)
+    if name.startswith(NOT_EXPORTED):
+        with pytest.raises(InputError, match='cannot be exported'):
+            check_supported(model)
+    else:
+        check_supported(model)
+
+
+@pytest.mark.parametrize('name', EXAMPLES)
+def test_an_example_names_itself_and_is_on_the_page(name):
+    assert (ROOT / 'configs/examples' / name).read_text().startswith('# ')
+    assert re.fullmatch(r'[a-z0-9-]+(_[a-z0-9-]+)+_1xb\d+-\d+e_shapes-(\d+)x\2\.py', name)
+    assert f'(../configs/examples/{name})' in (ROOT / 'docs/heads.md').read_text()
+    cfg, epochs = config(name), int(re.search(r'-(\d+)e_', name)[1])
+    assert cfg.train_cfg.max_epochs == epochs == cfg.param_scheduler[1].end
+    assert cfg.train_dataloader.batch_size == int(re.search(r'_1xb(\d+)', name)[1])
+    assert {'EMAHook', 'mmone.EpochSeedHook', 'mmone.DeployHook'} == {hook.type for hook in cfg.custom_hooks}
