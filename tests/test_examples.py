@@ -44,7 +44,7 @@ def _tidy(monkeypatch):
 def on_data(name, data):
     """The config with the data of the tests and without weights to start from."""
     cfg = copy.deepcopy(config(name))
-    for node in walk(cfg):
+    for node in walk([cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader]):
         if node.get('data_root') == 'data/shapes':
             node.data_root = str(data)
     cfg.model.backbone.init_cfg = None

@@ -24,6 +24,6 @@ test_dataloader = val_dataloader
 
 val_evaluator = [
     dict(type='AveragePrecision'),
-    dict(type='MultiLabelMetric', average='macro')
+    dict(type='MultiLabelMetric', thr=0.5, average='macro')
 ]
 test_evaluator = val_evaluator
