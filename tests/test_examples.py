@@ -9,6 +9,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, DefaultScope
 from torch import Tensor
 
@@ -75,6 +76,7 @@ def test_learns_and_deploys(name, data):
     with default_scope(cfg):
         given = model.data_preprocessor(batch(cfg), training=True)
         loss, _ = model.parse_losses(model.train()(**given, mode='loss'))
+        build_optim_wrapper(model, cfg.optim_wrapper)  # which refuses a parameter that it is given twice
     loss.backward()
     assert torch.isfinite(loss)
     for part in (model.backbone.stage0, getattr(model.backbone, model.backbone.stages[-1])):

@@ -40,3 +40,6 @@ model = dict(
         assigner=dict(type='DynamicSoftLabelAssigner', topk=13), allowed_border=-1, pos_weight=-1, debug=False),
     test_cfg=dict(
         nms_pre=1000, min_bbox_size=0, score_thr=0.01, nms=dict(type='nms', iou_threshold=0.65), max_per_img=100))
+
+# The levels of the head share their convolutions, which the optimizer is to be given once.
+optim_wrapper = dict(paramwise_cfg=dict(bypass_duplicate=True))
