@@ -80,6 +80,11 @@ def test_nothing_is_wrong(found, task, whole):
         assert found(task, whole=whole, level=level) == []
 
 
+@pytest.mark.parametrize('task', ['mmpretrain', 'mmdet'])
+def test_classes_that_indices_leave_out_are_none_that_are_missing(found, task):
+    assert found(task, 'train_dataloader.dataset.indices=1', 'train_dataloader.batch_size=1', level='warning') == []
+
+
 def test_voc_has_nothing_wrong(found):
     filters = "train_pipeline.insert(-1, dict(type='FilterAnnotations', min_gt_bbox_wh=(1, 1)))\n"
     for level in ('error', 'warning'):

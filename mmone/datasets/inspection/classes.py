@@ -99,7 +99,7 @@ def _folders(split: Split) -> Iterator[Finding]:
         yield error(f'{_key(split)} has its classes in another order than the folders of {place}, which are numbered '
                     f'in sorted order: the folder {moved[0][0]} is called {moved[0][1]!r}. Set '
                     f'classes={_listing(found)}, or leave it out')
-    if empty and split.complete:
+    if empty and split.complete and not split.chosen:
         yield warning(f'{place} has {count(len(empty), "folder")} without an image ({some(empty)}): nothing is learned '
                       'of that class')
 
@@ -145,7 +145,7 @@ def check_occurrence(subject: Subject) -> Iterator[Finding]:
     """Classes that no image of the training has."""
     for split in subject.training:
         names = split.classes
-        if not split.complete or not split.samples or not names or split.kind in ('masks', 'other'):
+        if not split.complete or split.chosen or not split.samples or not names or split.kind in ('masks', 'other'):
             continue
         if split.kind == 'folders':
             if split.names is not None:

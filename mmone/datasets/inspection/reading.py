@@ -93,6 +93,7 @@ class Split:
         raw (dict): The contents of a COCO file.
         findings (list): What was wrong with reading it.
         outer (list): The transforms of what wraps it.
+        chosen (bool): Whether ``indices`` leave samples out, and with them classes.
         has_own_transforms (bool): Whether somebody's own transforms may make anything of what it reads.
     """
     loader: str
@@ -108,6 +109,7 @@ class Split:
     raw: dict = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     outer: list = field(default_factory=list)
+    chosen: bool = False
     has_own_transforms: bool = False
 
     @property
@@ -279,6 +281,7 @@ class Reader:
             chosen = range(len(split.samples))[:indices] if isinstance(indices, int) and indices >= 0 else indices
             if not isinstance(chosen, int):
                 split.samples = [split.samples[index] for index in chosen if index < len(split.samples)]
+                split.chosen = True
 
     def json(self, path: str) -> Any:
         """The contents of a JSON file; None if it is too large to be read now.
