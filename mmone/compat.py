@@ -149,6 +149,10 @@ def is_transforming() -> bool:
     return torch._C._are_functorch_transforms_active()
 
 
+_HOOKS_ON_ALL_MODULES = ('_global_backward_pre_hooks', '_global_backward_hooks', '_global_forward_pre_hooks',
+                         '_global_forward_hooks')
+
+
 def interception() -> str | None:
     """What sees, replaces or differentiates PyTorch's operators at the moment, beside ordinary autograd.
 
@@ -171,7 +175,7 @@ def interception() -> str | None:
     if torch._C._len_torch_function_stack() and not all(
             isinstance(mode, torch.utils._device.DeviceContext) for mode in _get_current_function_mode_stack()):
         return 'a TorchFunctionMode is active'
-    if torch.nn.modules.module._has_any_global_hook():
+    if any(getattr(torch.nn.modules.module, name) for name in _HOOKS_ON_ALL_MODULES):
         return 'a hook on all modules is registered'
     return None
 

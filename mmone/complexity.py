@@ -126,7 +126,7 @@ class _Tensors(nn.Module):
 
 def samples_of(images: Tensor) -> list[BaseDataElement]:
     """What a detector or segmentor is told of its images; detectors of two stages and transformers ask for it."""
-    shape = tuple(images.shape[2:])
+    shape = tuple(map(int, images.shape[2:]))  # while it is traced, sizes are tensors
     meta = dict(img_shape=shape, ori_shape=shape, pad_shape=shape, batch_input_shape=shape, scale_factor=(1.0, 1.0))
     return [BaseDataElement(metainfo=meta) for _ in images]
 

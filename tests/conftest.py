@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.runner.checkpoint import CheckpointLoader
-from mmengine.utils import ManagerMixin
+from mmengine.utils import ManagerMixin, digit_version
 
 from mmone import libraries
 from mmone.config import build_model
@@ -19,6 +19,9 @@ TINY = dict(num_blocks=[1, 2, 1, 1], width_factor=[0.25, 0.25, 0.125, 0.125], nu
             num_se_blocks=[0, 1, 0, 1])
 
 not_the_fork = pytest.mark.skipif(libraries._has_fork(), reason='the maintained fork has it otherwise')
+
+not_the_lowest_torch = pytest.mark.skipif(digit_version(torch.__version__) < digit_version('2.2'),
+                                          reason='PyTorch 2.1 itself cannot')
 
 CUDA = pytest.param('cuda', marks=[
     pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no GPU')])

@@ -8,7 +8,7 @@ from torch import nn
 from mmone.models import MobileOne, MobileOneBlock
 from mmone.models.blocks.fused_branches import TRACEABLE
 
-from ..conftest import CUDA, TINY
+from ..conftest import CUDA, TINY, not_the_lowest_torch
 from .test_blocks.test_fused_branches import EXACT, distances, trained
 
 # The stem and one stage: depthwise and pointwise blocks, with skip branches and without, with SE.
@@ -29,7 +29,8 @@ def is_eager(model, x, **options):
     return distances({name.replace('_orig_mod.', ''): value for name, value in found.items()}, expected)
 
 
-@pytest.mark.parametrize('branch_mode, with_cp', [('fused', False), ('fused', True), ('auto', True)])
+@pytest.mark.parametrize('branch_mode, with_cp', [
+    ('fused', False), *(pytest.param(mode, True, marks=not_the_lowest_torch) for mode in ('fused', 'auto'))])
 def test_a_compiled_step_is_the_eager_one(branch_mode, with_cp):
     model = MobileOne(ARCH, out_indices=(0, ), branch_mode=branch_mode, with_cp=with_cp).double().train()
     x = torch.randn(4, 3, 32, 32, dtype=torch.float64)

@@ -21,13 +21,13 @@ def equalized(graph: Graph, made) -> Graph:
     """
     graph = copy.deepcopy(graph)
     modules = dict(graph.named_modules())
-    corrected = {layer.name: made.integers(layer)[2] for layer in made.layers}
+    quantized = {layer.name for layer in made.layers}
     for layer in made.network.layers:
-        module = modules.get(layer.weight.rpartition('.')[0])
-        values = [made.network.tensors[layer.weight],
-                  corrected.get(layer.name, made.network.tensors[layer.bias]).astype(np.float32)]
-        if module is None or tuple(module.weight.shape) != values[0].shape:
+        module, weight = modules.get(layer.weight.rpartition('.')[0]), made.network.tensors[layer.weight]
+        if module is None or tuple(module.weight.shape) != weight.shape:
             raise InputError(f'{layer.name} has weights that are computed: such a layer can be written in INT8 as '
                              'onnx and openvino only')
-        module.weight, module.bias = (nn.Parameter(torch.from_numpy(value.copy()), False) for value in values)
+        bias = made.integers(layer)[2] if layer.name in quantized else made.network.tensors[layer.bias]
+        module.weight, module.bias = (nn.Parameter(torch.from_numpy(value.astype(np.float32)), False)
+                                      for value in (weight, bias))
     return graph

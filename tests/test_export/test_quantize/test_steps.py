@@ -99,8 +99,8 @@ def test_a_network_whose_channels_are_read_by_something_else_is_left_alone():
 def traced(module, images):
     import io
     file = io.BytesIO()
-    torch.onnx.export(module, (torch.from_numpy(images), ), file, input_names=['images'], output_names=['logits'],
-                      opset_version=17, dynamo=False)
+    torch.onnx.utils.export(module, (torch.from_numpy(images), ), file, input_names=['images'],
+                            output_names=['logits'], opset_version=17)
     return onnx.load_from_string(file.getvalue())
 
 
