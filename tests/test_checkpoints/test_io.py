@@ -139,7 +139,8 @@ def test_more_values_than_the_file_holds(tmp_path):
 
 @pytest.mark.parametrize('value', [
     torch.zeros(2).to(torch.bfloat16), torch.zeros(2, dtype=torch.complex64), torch.eye(3).to_sparse(),
-    pytest.param(torch.quantize_per_tensor(torch.zeros(2), 1.0, 0, torch.qint8), marks=not_the_lowest_torch), 'text', None, torch.zeros(0), torch.tensor(True)
+    pytest.param(torch.quantize_per_tensor(torch.zeros(2), 1.0, 0, torch.qint8), marks=not_the_lowest_torch),
+    'text', None, torch.zeros(0), torch.tensor(True)
 ], ids=lambda value: str(getattr(value, 'dtype', value)))
 def test_values_of_any_kind_are_read(tmp_path, value):
     torch.save(dict(a=value), tmp_path / 'a.pth')
