@@ -1,5 +1,6 @@
 """What a GPU changes: `pytest -m gpu` on a machine that has one. A part runs on any machine, to be known to run."""
 import shutil
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ def _no_tf32(monkeypatch):
 
 def step(model, x, dtype):
     """Loss and gradients of a training step under autocast, in float64."""
-    with torch.autocast(x.device.type, dtype, enabled=dtype in (torch.float16, torch.bfloat16)):
+    with torch.autocast(x.device.type, dtype) if dtype in (torch.float16, torch.bfloat16) else nullcontext():
         loss = sum((out.float() if x.dtype is torch.float32 else out).square().mean() for out in model(x))
     loss.backward()
     return loss.item(), torch.cat([p.grad.double().flatten() for p in model.parameters()])

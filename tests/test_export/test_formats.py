@@ -257,6 +257,7 @@ class TestPt2(FormatContract):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not NEW_TORCH, reason='its programs are written by torch 2.6 or newer')
 @pytest.mark.skipif(not litert.environment().is_dir(), reason="LiteRT's converter is not made here")
 class TestLitert(FormatContract):
     name = 'litert'
@@ -271,6 +272,7 @@ class TestLitert(FormatContract):
         assert sum(report.operators.values()) == len(model.subgraphs[0].operators)
 
 
+@pytest.mark.skipif(not NEW_TORCH, reason='its programs are written by torch 2.6 or newer')
 def test_litert_names_the_command_that_makes_its_converter(model_of, tmp_path, monkeypatch):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
     with pytest.raises(InputError, match='not made here: .*python.* -m mmone.export.formats.litert$'):

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
+from mmengine.utils import digit_version
 from torch import Tensor
 
 from mmone.errors import InputError
@@ -26,7 +27,7 @@ from mmone.export.quantize.schemes import LITERT
 from mmone.files import scratch_folder, user_cache
 from mmone.runtime.litert import add_metadata, operators
 
-from . import litert_convert, litert_quantize
+from . import litert_convert, litert_quantize, pt2
 from .boxes import describe, leave_boxes
 from .equalized import equalized
 from .litert_int8 import half_plan, plan, with_integers
@@ -74,6 +75,9 @@ def write_int8(made, graph: Graph, example: Tensor, meta: str, path: Path) -> Co
 def _convert(graph: Graph, example: Tensor, folder: Path) -> bytes:
     """The ``.tflite`` of a graph in float32."""
     source, made = folder / 'graph.pt2', folder / 'graph.tflite'
+    if digit_version(torch.__version__) < digit_version(pt2.MINIMUM):
+        raise InputError(f'writing litert needs torch >= {pt2.MINIMUM}, this is {torch.__version__}, which can write '
+                         'onnx and ncnn', parameter='format')
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         torch.export.save(torch.export.export(graph, (example, ), strict=False), str(source))

@@ -14,7 +14,11 @@ from mmone.runtime.litert import to_objects
 
 from ..conftest import photographs
 
-pytestmark = pytest.mark.skipif(not litert.environment().is_dir(), reason="LiteRT's converter is not made here")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(torch.export, 'Dim') or not hasattr(torch.export.Dim, 'AUTO'),
+                       reason='its programs are written by torch 2.6 or newer'),
+    pytest.mark.skipif(not litert.environment().is_dir(), reason="LiteRT's converter is not made here")]
 IMAGES = photographs((64, 64), 10)
 EXAMPLE = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
 
