@@ -6,7 +6,7 @@ from mmengine.config import Config
 from mmone.complexity import complexity, config_complexity
 from mmone.config import build_model
 from mmone.errors import InputError
-from tests.conftest import not_the_lowest_torch
+from tests.conftest import not_the_fork, not_the_lowest_torch
 from tests.kit import ROOT
 from tests.models import with_small_backbone
 
@@ -31,7 +31,7 @@ def test_published_complexity(arch):
     'mmdet::sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py',  # of random weights the proposals would be no boxes
     # Without post-processing it wants annotations.
     pytest.param('mmdet::yolact/yolact_r50_1xb8-55e_coco.py', marks=not_the_lowest_torch),
-    'mmseg::ocrnet/ocrnet_hr18_4xb4-80k_ade20k-512x512.py',
+    pytest.param('mmseg::ocrnet/ocrnet_hr18_4xb4-80k_ade20k-512x512.py', marks=not_the_fork),  # it finds no mmseg::
 ])
 def test_whatever_trains(name):
     """All stages and heads are counted, and as much each time."""

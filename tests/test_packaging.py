@@ -279,6 +279,7 @@ assert 'mobileone-s4_8xb32_in1k' in BaseInferencer.list_models('mmone')
 '''
 
 
+@not_the_fork  # whose inferencers look for upstream's distributions
 def test_names_resolve_through_an_installed_wheel(wheel, tmp_path):
     target, elsewhere = tmp_path / 'site', tmp_path / 'elsewhere'
     elsewhere.mkdir()

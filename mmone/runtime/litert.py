@@ -57,7 +57,12 @@ def _text(content: bytes) -> str | None:
 def to_objects(content: bytes):
     """A ``.tflite`` as objects that can be changed, ``ModelT`` of its schema."""
     from ai_edge_litert import schema_py_generated as schema
-    return schema.ModelT.InitFromObj(_model(content))
+    model = schema.ModelT.InitFromObj(_model(content))
+    for buffer in model.buffers:
+        if buffer.offset > 1:  # of a large model's, which lie behind the objects
+            buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
+            buffer.offset = buffer.size = 0
+    return model
 
 
 def from_objects(model) -> bytes:

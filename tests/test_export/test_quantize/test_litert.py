@@ -54,7 +54,7 @@ def test_litert_computes_what_was_simulated(made, task):
     for image in (*IMAGES[:3], np.full_like(IMAGES[0], 255)):
         expected, found = plain.run(None, {'images': image[None]}), computed(content, image)
         errors += [np.abs(a - b).mean() / np.abs(a).max() for a, b in zip(expected, found) if a.dtype == np.float32]
-    assert errors and max(errors) < 0.01
+    assert errors and max(errors) < 0.02
     tensors = to_objects(content).subgraphs[0].tensors
     integers = [tensor for tensor in tensors if tensor.type == 9 and tensor.quantization.scale is not None
                 and len(tensor.quantization.scale) > 1]
