@@ -12,8 +12,10 @@ class PointwiseConv2d(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        # A slice of everything costs two copies in the backward pass; what is no image is for F.conv2d to refuse.
-        if self.stride != (1, 1) and x.dim() in (3, 4):
-            # clone() makes the slice dense in the input's memory format.
-            x = x[..., ::self.stride[0], ::self.stride[1]].clone()
+        if self.stride != (1, 1):  # a slice of everything costs two copies in the backward pass
+            try:
+                # clone() makes the slice dense in the input's memory format.
+                x = x[..., ::self.stride[0], ::self.stride[1]].clone()
+            except IndexError:  # no image: F.conv2d says so
+                pass
         return F.conv2d(x, self.weight, groups=self.groups)

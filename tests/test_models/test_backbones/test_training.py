@@ -7,7 +7,7 @@ from mmengine.model import revert_sync_batchnorm
 from torch import nn
 
 from mmone.models import MobileOne
-from tests.conftest import TINY, not_the_lowest_torch
+from tests.conftest import TINY
 from tests.covering import covering
 
 NORMS = {'BN': dict(type='BN'), 'average': dict(type='BN', momentum=None), 'SyncBN': dict(type='SyncBN'),
@@ -103,7 +103,6 @@ def test_blocks_switched_one_by_one_are_the_form_of_the_backbone():
         model.deploy = False  # it is what the blocks are, and nothing else
 
 
-@not_the_lowest_torch
 @pytest.mark.parametrize('with_cp', [False, True])
 def test_a_whole_backbone_is_traced_by_fx(with_cp):
     model = MobileOne(TINY, with_cp=with_cp).double().train()
