@@ -110,7 +110,15 @@ def with_integers(content: bytes, source: bytes, made) -> bytes:
             unit = scales.astype(np.float64) * float(given.quantization.scale[0])
             integers = np.clip(np.rint(bias / unit), -2**31, 2**31 - 1)
             _set(graph, graph.tensors[operator.inputs[2]], integers.astype(np.int32), unit)
+    _name_outputs(plain, graph)
     return from_objects(graph.model)
+
+
+def _name_outputs(plain: '_Graph', graph: '_Graph') -> None:
+    """Have the signature name what the graph gives, and not what it has in INT8 before that, which others read too."""
+    now = dict(zip(plain.model.subgraphs[0].outputs, graph.model.subgraphs[0].outputs))
+    for before, after in zip(plain.model.signatureDefs[0].outputs, graph.model.signatureDefs[0].outputs):
+        after.tensorIndex = int(now[before.tensorIndex])
 
 
 def _set(graph: '_Graph', tensor: Any, integers: np.ndarray, scales: np.ndarray) -> None:

@@ -27,7 +27,7 @@ EXAMPLE = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
 def made(model_of, tmp_path):
     def make(task, keep=()):
         model = deployed_copy(model_of(task))[0]
-        graph = litert.as_computed(GRAPHS[model.cfg.default_scope][1](model, (64, 64), logits=task == 'segmentation')
+        graph = litert.as_computed(GRAPHS[model.cfg.default_scope][1](model, (64, 64), logits=task != 'detection')
                                    .eval())
         with torch.no_grad():
             onnx_format.write(graph, EXAMPLE, (), False, '', tmp_path / 'float.onnx')
