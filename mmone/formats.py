@@ -12,12 +12,14 @@ class Format(NamedTuple):
         runs_with (tuple[str, ...]): Packages needed to compute it.
         written_with (tuple[str, ...]): Packages needed to write it.
         weights (str): The end of the name of a second file, beside it, which has its weights. Defaults to none.
+        fixed (bool): A file is for one size and batch 1. Defaults to False.
     """
     suffix: str
     backend: str
     runs_with: tuple[str, ...]
     written_with: tuple[str, ...]
     weights: str = ''
+    fixed: bool = False
 
 
 _TORCH = ('torch', 'torchvision')  # torchvision has the operator for non-maximum suppression
@@ -25,9 +27,9 @@ _TORCH = ('torch', 'torchvision')  # torchvision has the operator for non-maximu
 FORMATS = {
     'onnx': Format('.onnx', 'onnxruntime', ('onnxruntime', ), ('onnx', 'onnxruntime')),
     'openvino': Format('.xml', 'openvino', ('openvino', ), ('onnx', 'openvino'), weights='.bin'),
-    'ncnn': Format('.param', 'ncnn', ('ncnn', ), ('pnnx', 'ncnn'), weights='.bin'),
-    'litert': Format('.tflite', 'litert', ('ai_edge_litert', ), ('ai_edge_litert', )),
-    'coreml': Format('.mlpackage', 'coreml', ('coremltools', ), ('coremltools', )),
+    'ncnn': Format('.param', 'ncnn', ('ncnn', ), ('pnnx', 'ncnn'), weights='.bin', fixed=True),
+    'litert': Format('.tflite', 'litert', ('ai_edge_litert', ), ('ai_edge_litert', ), fixed=True),
+    'coreml': Format('.mlpackage', 'coreml', ('coremltools', ), ('coremltools', ), fixed=True),
     'torchscript': Format('.pt', 'pytorch', _TORCH, _TORCH),
     'pt2': Format('.pt2', 'pytorch', _TORCH, _TORCH),
 }

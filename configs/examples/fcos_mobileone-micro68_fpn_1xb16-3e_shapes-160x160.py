@@ -3,12 +3,7 @@ _base_ = '../_base_/examples/detection.py'
 
 model = dict(
     type='FCOS',
-    data_preprocessor=dict(
-        type='DetDataPreprocessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_size_divisor=32),
+    data_preprocessor=_base_.data_preprocessor,
     backbone=dict(out_indices=(1, 2, 3), **_base_.backbone),
     neck=dict(type='FPN', in_channels=_base_.outputs[1:], out_channels=64, num_outs=3),
     bbox_head=dict(

@@ -5,12 +5,7 @@ norm_cfg = dict(type='BN')  # mmdet's is SyncBN, which does not train on a CPU
 act_cfg = dict(type='SiLU', inplace=True)
 model = dict(
     type='RTMDet',
-    data_preprocessor=dict(
-        type='DetDataPreprocessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_size_divisor=32),
+    data_preprocessor=_base_.data_preprocessor,
     backbone=dict(out_indices=(1, 2, 3), **_base_.backbone),
     neck=dict(
         type='CSPNeXtPAFPN',

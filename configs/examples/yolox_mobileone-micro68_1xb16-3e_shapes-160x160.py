@@ -7,12 +7,7 @@ sums = dict(reduction='sum', loss_weight=1.0)
 model = dict(
     type='YOLOX',
     # mmdet's YOLOX takes images as they are; this backbone's weights are of normalized ones.
-    data_preprocessor=dict(
-        type='DetDataPreprocessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_size_divisor=32),
+    data_preprocessor=_base_.data_preprocessor,
     backbone=dict(out_indices=(1, 2, 3), **_base_.backbone),
     neck=dict(
         type='YOLOXPAFPN',

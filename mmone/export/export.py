@@ -117,7 +117,7 @@ def export_model(model: BaseModel,
     writer = get_writer(name)
     _mend_what_was_killed(out)
     _check_outputs(out, overwrite)
-    _check_dynamic(dynamic)
+    _check_dynamic(dynamic, name)
     if weights and (name != 'coreml' or weights not in WEIGHTS):
         raise InputError(f'weights as {weights!r} in {name}: expected {" or ".join(WEIGHTS)}, in Core ML',
                          parameter='weights')
@@ -228,10 +228,13 @@ def _check_outputs(out: Path, overwrite: bool) -> None:
         raise InputError(f'{second} belongs to {other}: give another name', parameter='out')
 
 
-def _check_dynamic(dynamic: Sequence[str]) -> None:
+def _check_dynamic(dynamic: Sequence[str], name: str) -> None:
     unknown = [axis for axis in dynamic if axis not in DYNAMIC]
     if unknown:
         raise InputError(f'{unknown[0]!r} cannot be left free: expected {" or ".join(DYNAMIC)}, or both',
+                         parameter='dynamic')
+    if dynamic and FORMATS[name].fixed:
+        raise InputError(f'a {name} model is written for one size and batch 1: export one for each size',
                          parameter='dynamic')
 
 
@@ -260,7 +263,7 @@ def _check_int8(int8: Int8, name: str, dynamic: Sequence[str], half: bool, raw: 
     if name not in FORMATS_IN_INT8:
         raise InputError(f'{name} cannot be written in INT8: expected a name in '
                          f'{", ".join(FORMATS[kind].suffix for kind in FORMATS_IN_INT8)}', parameter='out')
-    if half or raw or 'hw' in dynamic or (dynamic and name in ('ncnn', 'litert')):
+    if half or raw or 'hw' in dynamic:
         raise InputError('a model in INT8 is of one size, takes uint8 images, and is float32 where it is not INT8',
                          parameter='dynamic' if dynamic else None)
 

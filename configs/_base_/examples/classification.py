@@ -1,15 +1,7 @@
-# What the example classifiers share: data, schedule, hooks, and a small backbone that starts as the demo's classifier.
+# What the example classifiers share: data, schedule, hooks, backbone.
 _base_ = [
-    '../archs.py', '../datasets/shapes_cls.py', '../schedules/adamw_3e.py', '../runtime_cls.py'
+    'backbone.py', '../datasets/shapes_cls.py', '../schedules/adamw_3e.py', '../runtime_cls.py'
 ]
-
-outputs = _base_.widths.micro68  # channels of stage1 to stage4
-backbone = dict(
-    type='mmone.MobileOne',
-    arch='micro68',
-    channels_last=True,  # faster on a CPU
-    init_cfg=dict(
-        type='Pretrained', checkpoint='work_dirs/demo/classification/last.pth', prefix='backbone.'))
 
 # Some hundred iterations leave no time for a slow average, nor for one of every iteration.
 custom_hooks = [

@@ -1,15 +1,14 @@
-# What the example detectors share: data, schedule, hooks, and a small backbone that starts as the demo's classifier.
+# What the example detectors share: data, schedule, hooks, backbone.
 _base_ = [
-    '../archs.py', '../datasets/shapes_det.py', '../schedules/adamw_3e.py', '../runtime_det.py'
+    'backbone.py', '../datasets/shapes_det.py', '../schedules/adamw_3e.py', '../runtime_det.py'
 ]
 
-outputs = _base_.widths.micro68  # channels of stage1 to stage4
-backbone = dict(
-    type='mmone.MobileOne',
-    arch='micro68',
-    channels_last=True,  # faster on a CPU
-    init_cfg=dict(
-        type='Pretrained', checkpoint='work_dirs/demo/classification/last.pth', prefix='backbone.'))
+data_preprocessor = dict(
+    type='DetDataPreprocessor',
+    mean=[123.675, 116.28, 103.53],
+    std=[58.395, 57.12, 57.375],
+    bgr_to_rgb=True,
+    pad_size_divisor=32)
 optim_wrapper = dict(optimizer=dict(lr=0.002), clip_grad=dict(max_norm=10))
 
 # Some hundred iterations leave no time for a slow average, nor for one of every iteration.

@@ -119,6 +119,6 @@ def _checkpoints(subject: Subject) -> int:
 def _size(number: float) -> str:
     for unit in ('bytes', 'kB', 'MB', 'GB'):
         if number < 1000:
-            break
-        number, unit = number / 1000, dict(bytes='kB', kB='MB', MB='GB', GB='TB')[unit]
-    return f'{number:.3g} {unit}'
+            return f'{number:.3g} {unit}'
+        number /= 1000
+    return f'{number:.3g} TB'

@@ -41,4 +41,5 @@ def leave_boxes(graph: Detection) -> None:
         parts = ((outputs[:levels], channels), (outputs[levels:], 4))
         return tuple(torch.cat([by_anchor(level, count) for level in part], dim=1) for part, count in parts)
 
+    graph.outputs = dict(logits=('batch', 'anchors', 'classes'), deltas=('batch', 'anchors', '4'))
     graph.answer = answer  # type: ignore[method-assign]

@@ -20,9 +20,6 @@ _PALETTE_BITS = 6
 
 def write(graph: Graph, example: Tensor, dynamic: Sequence[str], half: bool, meta: str, path: Path,
           weights: str | None = None) -> Counter:
-    if dynamic:
-        raise InputError('a Core ML model is written for one size and batch 1: export one for each size',
-                         parameter='dynamic')
     with _quiet():
         import coremltools as ct
         # An image arrives as floats of 0 to 255.

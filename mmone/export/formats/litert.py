@@ -42,13 +42,8 @@ _PACKAGES = ('torch==2.13.0', f'litert-torch=={VERSION}')
 
 def write(graph: Graph, example: Tensor, dynamic: Sequence[str], half: bool, meta: str,
           path: Path) -> Counter:
-    if dynamic:
-        raise InputError('a LiteRT model is written for one size and batch 1: export one for each size',
-                         parameter='dynamic')
-    if isinstance(graph, Detection):
-        leave_boxes(graph)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        content = _convert(graph, example, Path(folder))
+        content = _convert(as_computed(graph), example, Path(folder))
         if half:
             content = _quantize(content, half_plan(), Path(folder))
     path.write_bytes(add_metadata(content, meta))
@@ -59,7 +54,6 @@ def as_computed(graph: Graph) -> Graph:
     """A graph that ends where LiteRT's does."""
     graph = copy.copy(graph)
     if isinstance(graph, Detection):
-        graph.outputs = dict(logits=(), deltas=())
         leave_boxes(graph)
     return graph
 

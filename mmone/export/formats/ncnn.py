@@ -4,7 +4,6 @@ It has no type for bytes: images are floats of 0 to 255. Where it has no operato
 left to :mod:`mmone.runtime.ncnn`, which says what the outputs are.
 """
 import copy
-import json
 import os
 import tempfile
 import warnings
@@ -17,11 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmone.errors import InputError
-from mmone.export.graph import Classification, Detection, Graph, Segmentation
+from mmone.export.graph import Detection, Graph, Segmentation
 from mmone.export.quantize.schemes import NCNN
 from mmone.pnnx import convert
-from mmone.runtime.ncnn import INPUT, Layer, raw_outputs, read_param, write_param
+from mmone.runtime.ncnn import INPUT, Layer, read_param, write_param
 
 from .boxes import describe, leave_boxes
 from .equalized import equalized
@@ -35,11 +33,8 @@ _NO_OPERATORS = ('Input', 'MemoryData', 'Split')
 
 def write(graph: Graph, example: Tensor, dynamic: Sequence[str], half: bool, meta: str,
           path: Path) -> Counter:
-    if dynamic:
-        raise InputError('an ncnn model is written for one size and batch 1: export one for each size',
-                         parameter='dynamic')
-    names = raw_outputs(json.loads(meta)['task'], list(graph.outputs))
-    _leave_to_runtime(graph)
+    graph = as_computed(graph)
+    names = list(graph.outputs)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # where what a killed process leaves is cleared away
         source = Path(folder, 'model.pt')
         with warnings.catch_warnings():
@@ -60,15 +55,18 @@ def _operators(layers: Sequence[Layer]) -> Counter:
     return Counter(layer.kind for layer in layers if layer.kind not in _NO_OPERATORS)
 
 
-def _leave_to_runtime(graph: Graph) -> None:
-    """Have a graph answer what :func:`mmone.runtime.ncnn.raw_outputs` names."""
+def as_computed(graph: Graph) -> Graph:
+    """A graph that ends where ncnn's does: it answers what :func:`mmone.runtime.ncnn.raw_outputs` names."""
+    graph = copy.copy(graph)
     if isinstance(graph, Detection):
         leave_boxes(graph)
     elif isinstance(graph, Segmentation):
         def answer(outputs, images):
             return (F.interpolate(outputs[0], size=graph.shape, mode='bilinear', align_corners=graph.align_corners), )
 
+        graph.outputs = dict(logits=('batch', 'classes', 'height', 'width'))
         graph.answer = answer  # type: ignore[method-assign]
+    return graph
 
 
 # INT8
@@ -77,16 +75,6 @@ def _leave_to_runtime(graph: Graph) -> None:
 _SIZES = dict(Convolution=('6', '5'), ConvolutionDepthWise=('6', '5'), InnerProduct=('2', '1'))
 _OUTPUTS, _GROUPS, _INT8 = '0', '7', '8'
 _FLOAT_WEIGHTS, _INT8_WEIGHTS = (number.to_bytes(4, 'little') for number in (0, 0x000D4B38))
-
-
-def as_computed(graph: Graph) -> Graph:
-    """A graph that ends where ncnn's does."""
-    graph = copy.copy(graph)
-    if not isinstance(graph, Classification):
-        graph.outputs = {name: () for name in raw_outputs(
-            'detection' if isinstance(graph, Detection) else 'segmentation', list(graph.outputs))}
-    _leave_to_runtime(graph)
-    return graph
 
 
 def write_int8(made, graph: Graph, example: Tensor, meta: str, path: Path) -> Counter:
