@@ -159,6 +159,7 @@ TOOLS: dict[str, Callable] = {
     'mmone-openvino': by_mmone('.xml'),
     'float-ncnn': exported('.param'),
     'mmone-ncnn': by_mmone('.param'),
+    'mmone-ncnn-nearest': by_mmone('.param', rounding='nearest', exponent=None, correct=False),
     'float-litert': exported('.tflite'),
     'mmone-litert': by_mmone('.tflite'),
 }
