@@ -85,11 +85,15 @@ def add_metadata(content: bytes, meta: str) -> bytes:
     return from_objects(model)
 
 
-def operators(path: Path) -> Counter:
-    """How often each operator occurs in a ``.tflite``."""
+def operator_kinds(model) -> list[str]:
+    """LiteRT's names of the kinds of operators that a model has, as its operators number them."""
     from ai_edge_litert import schema_py_generated as schema
     names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
-    model = _model(path.read_bytes())
-    graph = model.Subgraphs(0)
-    codes = (model.OperatorCodes(graph.Operators(i).OpcodeIndex()) for i in range(graph.OperatorsLength()))
-    return Counter(names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())] for code in codes)
+    return [names[max(code.builtinCode, code.deprecatedBuiltinCode)] for code in model.operatorCodes]
+
+
+def operators(path: Path) -> Counter:
+    """How often each operator occurs in a ``.tflite``."""
+    model = to_objects(path.read_bytes())
+    kinds = operator_kinds(model)
+    return Counter(kinds[operator.opcodeIndex] for operator in model.subgraphs[0].operators)

@@ -30,13 +30,18 @@ from mmone.runtime.litert import add_metadata, operators
 from . import litert_convert, litert_quantize, pt2
 from .boxes import describe, leave_boxes
 from .equalized import equalized
-from .litert_int8 import half_plan, plan, with_integers
+from .litert_int8 import LAYERS, plan, with_integers
 
 __all__ = ['HALF', 'describe', 'write']
 
 HALF = False
 SCHEME = LITERT
 VERSION = '0.10.0'
+# What litert_quantize is told for float16 weights.
+_HALF_PLAN = dict(ranges={}, recipe=[
+    dict(regex='.*', operation=kind, algorithm_key='float_casting', op_config=dict(
+        weight_tensor_config=dict(num_bits=16, dtype='FLOAT'), compute_precision='FLOAT', explicit_dequantize=True))
+    for kind in LAYERS])
 _PACKAGES = ('torch==2.13.0', f'litert-torch=={VERSION}')
 
 
@@ -45,7 +50,7 @@ def write(graph: Graph, example: Tensor, dynamic: Sequence[str], half: bool, met
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         content = _convert(as_computed(graph), example, Path(folder))
         if half:
-            content = _quantize(content, half_plan(), Path(folder))
+            content = _quantize(content, _HALF_PLAN, Path(folder))
     path.write_bytes(add_metadata(content, meta))
     return operators(path)
 

@@ -10,24 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from mmone.runtime.litert import from_objects, to_objects
+from mmone.runtime.litert import from_objects, operator_kinds, to_objects
 
-# Where layers have their weights, by LiteRT's names: (outputs, inputs / groups, ...) as PyTorch has it, in its order.
-_LAYERS = dict(CONV_2D=(0, 2, 3, 1), DEPTHWISE_CONV_2D=(1, 2, 3, 0), FULLY_CONNECTED=(0, 1))
+# LiteRT's kinds of layers, and the order that it has the dimensions of PyTorch's weights in.
+LAYERS = dict(CONV_2D=(0, 2, 3, 1), DEPTHWISE_CONV_2D=(1, 2, 3, 0), FULLY_CONNECTED=(0, 1))
 _BETWEEN = ('PAD', 'PADV2', 'MEAN', 'AVERAGE_POOL_2D', 'MAX_POOL_2D', 'CONCATENATION', 'RESIZE_BILINEAR',
             'RESIZE_NEAREST_NEIGHBOR', 'RESHAPE', 'RELU', 'ADD', 'MUL')
 _INTEGERS = dict(num_bits=8, dtype='INT')
 _STATIC = dict(activation_tensor_config=dict(_INTEGERS, symmetric=False, granularity='TENSORWISE'),
                weight_tensor_config=dict(_INTEGERS, symmetric=True, granularity='CHANNELWISE'),
                compute_precision='INTEGER', explicit_dequantize=False, skip_checks=False, min_weight_elements=0)
-_FLOAT16 = dict(weight_tensor_config=dict(num_bits=16, dtype='FLOAT'), compute_precision='FLOAT',
-                explicit_dequantize=True)
-
-
-def half_plan() -> dict:
-    """What :mod:`mmone.export.formats.litert_quantize` is told for float16 weights."""
-    return dict(ranges={}, recipe=[dict(regex='.*', operation=kind, algorithm_key='float_casting',
-                                        op_config=_FLOAT16) for kind in _LAYERS])
 
 
 def plan(content: bytes, made) -> dict:
@@ -99,13 +91,13 @@ def with_integers(content: bytes, source: bytes, made) -> bytes:
     quantized = {layer.name for layer in made.layers}
     for operator in graph.operators:
         kind = graph.kind(operator)
-        named = layers.get(graph.name(operator.inputs[1])) if kind in _LAYERS else None
+        named = layers.get(graph.name(operator.inputs[1])) if kind in LAYERS else None
         layer = named.pop(0) if named else None
         if layer is None or layer.name not in quantized:
             continue
         weights, scales, bias = made.integers(layer)
         given, weight = (graph.tensors[number] for number in operator.inputs[:2])
-        _set(graph, weight, weights.transpose(_LAYERS[kind]).astype(np.int8), scales)
+        _set(graph, weight, weights.transpose(LAYERS[kind]).astype(np.int8), scales)
         if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
             unit = scales.astype(np.float64) * float(given.quantization.scale[0])
             integers = np.clip(np.rint(bias / unit), -2**31, 2**31 - 1)
@@ -134,9 +126,7 @@ class _Graph:
     def __init__(self, content: bytes):
         self.model = to_objects(content)
         self.operators, self.tensors = self.model.subgraphs[0].operators, self.model.subgraphs[0].tensors
-        from ai_edge_litert import schema_py_generated as schema
-        names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
-        self._kinds = [names[max(code.builtinCode, code.deprecatedBuiltinCode)] for code in self.model.operatorCodes]
+        self._kinds = operator_kinds(self.model)
 
     def kind(self, operator: Any) -> str:
         return self._kinds[operator.opcodeIndex]
@@ -148,7 +138,7 @@ class _Graph:
         """The operators, by number, that are layers of a network: each is known by its weights."""
         left = [(layer, network.tensors[layer.weight].astype('<f4')) for layer in network.layers]
         for number, operator in enumerate(self.operators):
-            order = _LAYERS.get(self.kind(operator))
+            order = LAYERS.get(self.kind(operator))
             if order is None:
                 continue
             content = self.model.buffers[self.tensors[operator.inputs[1]].buffer].data
