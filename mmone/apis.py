@@ -12,16 +12,13 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, VISUALIZERS
-from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.structures import BaseDataElement
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmone.checkpoints.download import DownloadError
-from mmone.checkpoints.io import meta_of, state_dict_of
-from mmone.checkpoints.loading import reading_safely
+from mmone.checkpoints.io import meta_of
 from mmone.compat import set_mmpretrain_attributes
 from mmone.config import build_model, dataset_of, set_deploy
-from mmone.convert.fit import check_fit, named_for
+from mmone.convert.fit import load_whole
 from mmone.devices import computing_on, find_device
 from mmone.errors import InputError
 from mmone.export.exported import ExportedModel
@@ -151,26 +148,11 @@ def get_model(model: str | Path | Config,
     if weights is None:
         raise InputError(f'no weights are published for {model}: give a checkpoint', parameter='weights')
     cfg = get_config(cfg, deploy)
-    checkpoint = _read(str(weights), trust)
     net = build_model(cfg)
-    state_dict = named_for(net, state_dict_of(checkpoint))
-    check_fit(net, state_dict, str(weights), whole=True)
-    try:
-        net.load_state_dict(state_dict)
-    except RuntimeError as error:
-        reason = '; '.join(line.strip() for line in str(error).split('\n')[1:3])
-        raise InputError(f'checkpoint {weights} does not fit the model: {reason}') from None
+    checkpoint = load_whole(net, str(weights), trust)
     net.cfg, net.dataset_meta = cfg, _dataset_meta(cfg, meta_of(checkpoint))
     set_mmpretrain_attributes(net, cfg, net.dataset_meta)
     return net.to(place).eval()
-
-
-def _read(weights: str, trust: bool) -> dict:
-    try:
-        with reading_safely(trust):
-            return CheckpointLoader.load_checkpoint(weights, map_location='cpu', logger='silent')
-    except DownloadError as error:
-        raise InputError(error.message, parameter='weights') from None
 
 
 def _dataset_meta(cfg: Config, meta: dict) -> dict:

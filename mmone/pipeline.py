@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
+from mmengine.model import BaseDataPreprocessor
+from torch import Tensor
 
+from mmone.compat import takes_rgb
 from mmone.config import dataset_of, default_scope, type_name
 from mmone.errors import InputError, cause
 from mmone.runtime.images import IMAGE_SUFFIXES, check_size, read_image
@@ -129,6 +133,22 @@ class ImagePipeline:
         except Exception as error:  # whatever a transform raises
             raise ImageError(f'image {found["img_path"]} cannot be prepared ({type(error).__name__}: {cause(error)})'
                              ) from error
+
+
+def normalization(preprocessor: BaseDataPreprocessor, channels: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of a library's data preprocessor, each (C, 1, 1), of three channels in RGB.
+
+    Raises:
+        InputError: If it has them for another number of channels.
+    """
+    if getattr(preprocessor, 'mean', None) is None:
+        return torch.zeros(channels, 1, 1), torch.ones(channels, 1, 1)
+    if preprocessor.mean.numel() not in (1, channels):
+        raise InputError(f'the data_preprocessor has means of {preprocessor.mean.numel()} channels, the model takes '
+                         f'{channels}: give as many means and standard deviations')
+    mean, std = (value.detach().float().cpu().expand(channels, 1, 1).clone()
+                 for value in (preprocessor.mean, preprocessor.std))
+    return (mean, std) if channels != 3 or takes_rgb(preprocessor) else (mean.flip(0), std.flip(0))
 
 
 def _check_file(path: str) -> None:

@@ -13,4 +13,4 @@ check_versions()
 
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmone', locations=['mmone.engine.hooks'])
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmone',
-                  locations=['mmone.models', 'mmone.export.exported'])
+                  locations=['mmone.models', 'mmone.export.exported', 'mmone.distillation'])

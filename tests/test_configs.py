@@ -16,8 +16,10 @@ from mmengine.runner import Runner
 from mmengine.structures import InstanceData, PixelData
 from PIL import Image
 
+from mmone.config import build_model
 from mmone.models import MobileOne
 from mmone.models.backbones.archs import ARCHS, check_arch, stage_channels
+from mmone.zoo import find_config, find_entry
 
 ROOT = Path(__file__).resolve().parents[1] / 'configs'
 CONFIGS = sorted(str(path.relative_to(ROOT))
@@ -36,7 +38,7 @@ TRAINED = [name for name in CONFIGS if '_1xb' in name] + [
     'segmentation/mobileone-s4-d16_deeplabv3_4xb16-50e_voc12aug-512x512.py']
 # One for each data set and augmentation; the others differ from these in their models alone.
 DATA = [name for name in CONFIGS if not re.search(
-    r'-s[134][-_]|-s2.*_\dx|-s2-|-s2_8xb16|-d8.*512|-deploy|mobilenet', name)]
+    r'-s[134][-_]|-s2.*_\dx|-s2-|-s2_8xb16|-d8.*512|-deploy|mobilenet|distilled|meal', name)]
 SIZE = 64
 
 
@@ -102,6 +104,12 @@ def save_backbone(cfg, path):
     return str(path)
 
 
+def save_teacher(name, path):
+    """Weights of a model of the zoo, random ones."""
+    torch.save(dict(state_dict=build_model(find_config(name)[0]).state_dict()), path)
+    return str(path)
+
+
 def make_runner(name, work_dir, length=2, **options):
     """The config's runner, with generated images in place of its data and no checkpoints."""
     gc.collect()  # an earlier test's runner: in its reference cycles are gigabytes
@@ -118,6 +126,8 @@ def make_runner(name, work_dir, length=2, **options):
     cfg.test_evaluator = cfg.val_evaluator
     if 'checkpoint' in cfg.model.backbone.get('init_cfg', {}):
         cfg.model.backbone.init_cfg.checkpoint = save_backbone(cfg, work_dir / 'backbone.pth')
+    for teacher in cfg.model.get('teachers', ()):
+        teacher.checkpoint = save_teacher(teacher.model, work_dir / 'teacher.pth')
     if task == 'detection':
         cfg.model.test_cfg.score_thr = 0  # an untrained model is sure of nothing
     if task == 'segmentation':
@@ -212,6 +222,18 @@ def test_trains_and_evaluates(name, tmp_path):
     assert found and np.isfinite(found).all(), metrics
     if 'mobileone' in name:
         assert runner.model.backbone.deploy
+
+
+@pytest.mark.parametrize('arch', [f's{i}' for i in range(5)])
+def test_meal_v2_goes_on_from_published_weights_by_teachers_that_timm_has(arch):
+    timm = pytest.importorskip('timm')
+    cfg = config(f'classification/mobileone-{arch}_meal-v2_8xb64-200e_in1k.py')
+    plain = config(f'classification/mobileone-{arch}_8xb32_in1k.py')
+    assert cfg.load_from == find_entry(f'mobileone-{arch}_8xb32_in1k').weights
+    assert [cfg.model[part] for part in ('backbone', 'neck', 'head')] == [
+        plain.model[part] for part in ('backbone', 'neck', 'head')]
+    for teacher in cfg.model.teachers:
+        assert timm.is_model_pretrained(teacher.model.model_name)
 
 
 def schedule(name, tmp_path, length):

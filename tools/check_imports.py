@@ -19,7 +19,7 @@ FLOORS = (
     ('checkpoints', 'config', 'runtime'),
     ('complexity', 'pipeline'),
     ('models', 'zoo'),
-    ('convert', 'export', 'datasets'),
+    ('convert', 'distillation', 'export', 'datasets'),
     ('apis', 'engine', 'lab'),
     ('cli', ),
 )
@@ -36,6 +36,7 @@ SIDEWAYS = {
     ('registry', 'compat'): 'the ground floor is in order of its list',
     ('export', 'datasets'): 'images to compare on where there are no others',
     ('lab', 'apis'): 'a model is loaded as in a notebook',
+    ('distillation', 'convert'): 'a teacher is loaded as any model is, and deployed',
     ('export', 'convert'): 'a model with branches is exported in its deployed form',
 }
 OPENMMLAB = ('mmcv', 'mmdet', 'mmengine', 'mmpretrain', 'mmseg')
@@ -62,6 +63,8 @@ EXCEPT = {
 INSIDE_FUNCTIONS = {
     ('cli', '*'): '--help answers without waiting for torch',
     ('models', 'mmone.models.dense_heads'): 'mmdet is imported when a detector is built: it is optional',
+    ('distillation', 'mmone.distillation.classifier'): 'mmpretrain is imported when one is built: it is optional',
+    ('distillation', 'mmone.distillation.segmentor'): 'mmseg is imported when one is built: it is optional',
     ('checkpoints', 'safetensors'): 'optional',
     ('engine.explain', 'mmcv'): 'optional: mmengine alone trains too',
     ('export.formats', 'onnx'): 'optional',

@@ -1,10 +1,39 @@
 """Whether weights are those of a model, outside its backbone, and under its names."""
+from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
-from mmone.checkpoints.loading import as_given
+from mmone.checkpoints.download import DownloadError
+from mmone.checkpoints.io import state_dict_of
+from mmone.checkpoints.loading import as_given, reading_safely
 from mmone.checkpoints.sources import find, taken_from, task_of, the_one
 from mmone.errors import InputError
 from mmone.models import MobileOne
+
+
+def load_whole(model: nn.Module, weights: str, trust: bool) -> dict:
+    """Load all weights of a model, strictly, and return the checkpoint.
+
+    Args:
+        model (nn.Module): The model to load into.
+        weights (str): Checkpoint of any source that mmone knows, in either form, a file or a URL.
+        trust (bool): Allow a checkpoint that can run code.
+
+    Raises:
+        InputError: If it cannot be read, or is not of this model.
+    """
+    try:
+        with reading_safely(trust):
+            checkpoint = CheckpointLoader.load_checkpoint(weights, map_location='cpu', logger='silent')
+    except DownloadError as error:
+        raise InputError(error.message, parameter='weights') from None
+    state_dict = named_for(model, state_dict_of(checkpoint))
+    check_fit(model, state_dict, weights, whole=True)
+    try:
+        model.load_state_dict(state_dict)
+    except RuntimeError as error:
+        reason = '; '.join(line.strip() for line in str(error).split('\n')[1:3])
+        raise InputError(f'checkpoint {weights} does not fit the model: {reason}') from None
+    return checkpoint
 
 
 def named_for(model: nn.Module, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -16,12 +16,13 @@ from mmone.convert.reparameterize import deployed_copy
 from mmone.errors import InputError, cause
 from mmone.files import check_output, publish, scratch_folder, sha256
 from mmone.formats import FORMATS, SUFFIXES, format_of, weights_of
+from mmone.pipeline import normalization
 from mmone.runtime import Runtime, coreml, metadata
 from mmone.version import __version__
 
 from .compare import Difference, difference
 from .formats import get_writer
-from .graph import GRAPHS, Graph, input_channels, normalization
+from .graph import GRAPHS, Graph, input_channels
 from .heads import check_supported
 from .inputs import COMPARED_IMAGES, check_shape, image_files, images_to_compare_on, prepare, reading
 from .quantize import Int8

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mmone.compat import takes_rgb
 from mmone.errors import InputError
 from mmone.models import MobileOne
+from mmone.pipeline import normalization
 
 from .heads import is_multi_label
 
@@ -114,22 +115,6 @@ def input_channels(model: BaseModel) -> int:
     """Channels of the images that a model takes."""
     return model.backbone.in_channels if isinstance(model.backbone, MobileOne) else (
         model.cfg.model.backbone.get('in_channels', 3))
-
-
-def normalization(preprocessor: BaseDataPreprocessor, channels: int) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of a library's data preprocessor, each (C, 1, 1), of three channels in RGB.
-
-    Raises:
-        InputError: If it has them for another number of channels.
-    """
-    if getattr(preprocessor, 'mean', None) is None:
-        return torch.zeros(channels, 1, 1), torch.ones(channels, 1, 1)
-    if preprocessor.mean.numel() not in (1, channels):
-        raise InputError(f'the data_preprocessor has means of {preprocessor.mean.numel()} channels, the model takes '
-                         f'{channels}: give as many means and standard deviations')
-    mean, std = (value.detach().float().cpu().expand(channels, 1, 1).clone()
-                 for value in (preprocessor.mean, preprocessor.std))
-    return (mean, std) if channels != 3 or takes_rgb(preprocessor) else (mean.flip(0), std.flip(0))
 
 
 def pad_divisor(preprocessor: BaseDataPreprocessor) -> int:
