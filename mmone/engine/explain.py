@@ -27,6 +27,11 @@ class SampleError(InputError):
     on_all_ranks = False
 
 
+class LostProcessError(InputError):
+    """Another process of the run has gone: of all ranks, each that is left says so."""
+    on_all_ranks = False
+
+
 @dataclass
 class Situation:
     """What is known when something fails: the config, and the runner or data sets once built.
@@ -127,6 +132,11 @@ def no_samples(key: str, cfg: mmengine.Config) -> InputError:
                       f'{cfg[key].dataset.get("data_root")!r}, ann_file, data_prefix and filters')
 
 
+def _lost_process(match: re.Match, situation: Situation) -> InputError:
+    return LostProcessError(f'another process of this run ended or cannot be reached any more ({match[0]}): its own '
+                            'log says why; then start all processes again, a training with --resume')
+
+
 # (exception, pattern of its message, what it means): the first that means something is raised.
 KNOWN_ERRORS = (
     ('FileNotFoundError', r"No such file or directory: '(?P<path>.+?)'", _missing_file),
@@ -134,6 +144,8 @@ KNOWN_ERRORS = (
     ('AssertionError', r'failed to load image: (?P<path>.+)', _unreadable_image),  # mmcv
     ('AssertionError', r'image size in a batch should be the same', _sizes_in_a_batch),  # mmseg
     ('ValueError', r'need at least one array to concatenate', _nothing_listed),  # BaseDataset
+    ('RuntimeError', r'Connection (closed|reset|refused) by peer( \[.*?\])?|Timed out waiting .*? to complete|'
+     r'remote process exited or there was a network error|Broken pipe', _lost_process),  # gloo's and NCCL's words
     ('AssertionError', r'', _no_samples),  # a scheduler that counts iterations of no data
 )
 
