@@ -16,7 +16,7 @@ from mmengine.optim import OptimWrapper
 from mmone.config import build_model, load_config
 from mmone.engine.explain import Situation, translated
 from mmone.errors import InputError
-from tests.kit import ROOT, TASKS, environment, run_command
+from tests.kit import ROOT, environment, run_command
 
 NODES = ('10.77.0.1', '10.77.0.2')
 
@@ -27,10 +27,9 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('task', TASKS)
-def test_two_processes_measure_what_one_does(trained, task):
+def test_two_processes_measure_what_one_does(trained):
     """Each sees its half of the images; what they find is put together before it is measured."""
-    path, weights = trained(task)
+    path, weights = trained('mmdet')
     measured = []
     for processes in (1, 2):
         run = Path(f'run{processes}')
