@@ -16,6 +16,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -206,8 +207,9 @@ def main():
         for name in args.tools:
             start = time.perf_counter()
             try:
-                with redirect_stdout(StringIO()):
-                    paths[name] = TOOLS[name](args, model, plain, images, folder)
+                # On a thread, for NNCF, which has OpenVINO compile models: see mmone/runtime/openvino.py.
+                with redirect_stdout(StringIO()), ThreadPoolExecutor(1) as thread:
+                    paths[name] = thread.submit(TOOLS[name], args, model, plain, images, folder).result()
             except ImportError as error:
                 print(f'{name}: {error.name} is not installed')
                 continue
