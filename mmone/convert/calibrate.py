@@ -72,7 +72,7 @@ def expand_for(cfg: Config, backbone: MobileOne, images: Iterable[Tensor]) -> tu
         InputError: If there are no images.
     """
     own = next((node for node in walk(cfg.model) if type_name(node) == 'MobileOne'), ConfigDict())
-    places = {key: own[key] for key in ('strides', 'dilations', 'stem_stride') if key in own}
+    places = {key: own[key] for key in ('strides', 'dilations', 'stem_stride', 'branches') if key in own}
     with torch.device('meta'):  # draws no initial values
         expanded = MobileOne(backbone.arch, backbone.in_channels, deploy=True, **places)
     expanded.to_empty(device='cpu')

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .mobileone import MobileOne
 
 # The names of a MobileOne's own weights. What else people have put into a backbone, such as adapters, is theirs.
-_OWN = re.compile(r'stage\d+\.(?:\d+\.)?(?:branch_(?:conv_list|scale|norm|reparam)|se\.conv[12])\.')
+_OWN = re.compile(r'stage\d+\.(?:\d+\.)?(?:branch_(?:conv_list|scale|norm|chains|reparam)|se\.conv[12])\.')
 _HEADS = re.compile(r'(?:head|linear|classifier|fc|neck)\.')
 
 
@@ -146,7 +146,7 @@ def _check(backbone: MobileOne, state_dict: dict[str, Tensor], prefix: str,
     if problems:
         variant = variant_of({key[len(prefix):]: state_dict[key] for key in given})
         other = variant and stage_channels(ARCHS[variant]) != stage_channels(backbone.arch)
-        remedy = f'its widths are those of arch={variant!r}' if other else 'give one of the same arch'
+        remedy = f'its widths are those of arch={variant!r}' if other else 'give one of the same arch and branches'
         if not other and variant and any(ARCHS[variant]['num_se_blocks']) != any(backbone.arch['num_se_blocks']):
             remedy = f'its squeeze-excite layers are those of arch={variant!r}'
         raise InputError(f'the checkpoint does not fit the MobileOne backbone ({"; ".join(problems)}): {remedy}')

@@ -80,6 +80,10 @@ class MobileOne(BaseModule):
             ``'fused'`` into one convolution, exactly, or ``'auto'``, whichever was measured to be
             faster. Checkpoints are the same, so a resumed run may change it. See
             :class:`~mmone.models.blocks.mobileone_block.MobileOneBlock`. Defaults to ``'auto'``.
+        branches (str): Whose branches the blocks have: ``'mobileone'``, or one of the paper's rivals, ``'acnet'``,
+            ``'dbb'`` or ``'expandnet'``, for which ``num_conv_branches``, ``use_scale`` and ``use_skip`` are not
+            (:mod:`mmone.models.blocks.rivals`). RepVGG's are MobileOne's with ``num_conv_branches`` of 1.
+            Defaults to ``'mobileone'``.
 
     Attributes:
         deploy (bool): Whether all blocks are in their deployed form.
@@ -122,7 +126,8 @@ class MobileOne(BaseModule):
                  with_cp: bool = False,
                  channels_last: bool = False,
                  init_gamma: float = 1.0,
-                 branch_mode: str = 'auto'):
+                 branch_mode: str = 'auto',
+                 branches: str = 'mobileone'):
         super().__init__(init_cfg)
         rename_while_loading()  # also by loaders that were registered since the last one was built
         self.arch = check_arch(arch)
@@ -138,7 +143,7 @@ class MobileOne(BaseModule):
 
         common: dict[str, Any] = dict(
             use_scale=use_scale, use_skip=use_skip, conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=act_cfg,
-            with_cp=with_cp, init_gamma=init_gamma, branch_mode=branch_mode, deploy=deploy)
+            with_cp=with_cp, init_gamma=init_gamma, branch_mode=branch_mode, branches=branches, deploy=deploy)
         width = stage_channels(self.arch)[0]
         self.stage0 = MobileOneBlock(in_channels, width, kernel_size=3, num_convs=1, stride=stem_stride,
                                      **dict(common, use_skip=False))

@@ -4,7 +4,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from mmengine.model import BaseModule, ModuleList, Sequential
+from mmengine.model import BaseModule, ModuleDict, ModuleList, Sequential
 from torch import Generator, Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils.checkpoint import checkpoint
@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from mmone.compat import is_compiling, is_exporting, is_transforming
 from mmone.errors import InputError
 
-from . import obstacles, reparam
+from . import obstacles, reparam, rivals
 from .fused_branches import forward_block
 from .layers import build_activation_layer, build_norm_layer
 from .pointwise_conv import PointwiseConv2d
@@ -20,6 +20,7 @@ from .running_statistics import BufferSnapshot
 from .se_layer import SELayer
 
 BRANCH_MODES = ('auto', 'separate', 'fused')
+OWN = 'mobileone'
 
 
 class MobileOneBlock(BaseModule):
@@ -63,14 +64,19 @@ class MobileOneBlock(BaseModule):
             to rounding. Where fusing would compute something else or overlook something, such as a hook
             in a branch (:mod:`mmone.models.blocks.obstacles`), branches are separate in every mode, and
             ``'fused'`` warns of the reason. Defaults to ``'auto'``.
+        branches (str): Whose branches: ``'mobileone'``, as above (RepVGG's are those with ``num_convs=1``); or
+            ``'acnet'``, ``'dbb'`` or ``'expandnet'`` (:mod:`mmone.models.blocks.rivals`), which are named
+            ``branch_chains``, are computed separately and cannot be given back to a deployed block. Those have a
+            number and kinds of branches of their own: ``num_convs``, ``use_scale`` and ``use_skip`` are not
+            for them. Where K is 1 each is one convolution and its norm. Defaults to ``'mobileone'``.
 
     Attributes:
         deploy (bool): Whether the block is in its deployed form.
 
     Raises:
         InputError: If ``norm_cfg`` builds a layer that has no running statistics to fold,
-            ``conv_cfg``, ``kernel_size`` or ``padding`` is none that can be folded, or ``branch_mode``
-            is ``'fused'`` and the block cannot be.
+            ``conv_cfg``, ``kernel_size`` or ``padding`` is none that can be folded, ``branch_mode``
+            is ``'fused'`` and the block cannot be, or ``branches`` is unknown.
     """
 
     def __init__(self,
@@ -92,7 +98,8 @@ class MobileOneBlock(BaseModule):
                  use_skip: bool = True,
                  with_cp: bool = False,
                  init_gamma: float = 1.0,
-                 branch_mode: str = 'auto'):
+                 branch_mode: str = 'auto',
+                 branches: str = OWN):
         super().__init__(init_cfg)
         self.in_channels = in_channels
         self.out_channels = out_channels
@@ -107,13 +114,16 @@ class MobileOneBlock(BaseModule):
         self.norm_cfg = norm_cfg
         self.with_cp = with_cp
         self.init_gamma = init_gamma
+        if branches not in (OWN, *rivals.RIVALS):
+            raise InputError(f'branches must be one of {", ".join((OWN, *rivals.RIVALS))}, got {branches!r}')
+        self.branches_of = branches
         self.branch_mode = self._check_branch_mode(branch_mode)
         self._check_foldable(padding, conv_cfg)
 
         if deploy:
-            self.branch_reparam: Any = self._conv(nn.Conv2d, kernel_size, bias=True)
+            self.branch_reparam: Any = self._deployed_conv()
         else:
-            self._build_branches()
+            self._add_branches()
         self.se = nn.Identity() if se_cfg is None else SELayer(out_channels, **se_cfg)
         self.act = build_activation_layer(act_cfg)
 
@@ -134,20 +144,30 @@ class MobileOneBlock(BaseModule):
             raise InputError(f'conv_cfg={dict(conv_cfg)} is no plain convolution, which alone can be folded: expected '
                              "None or dict(type='Conv2d')")
 
-    def _conv(self, conv_type: type, kernel_size: int, bias: bool = False) -> nn.Conv2d:
-        dilation = self.dilation if kernel_size > 1 else 1
+    def new_conv(self, size: tuple[int, int], in_channels: int | None = None, out_channels: int | None = None,
+                 stride: int | None = None, padding: int | None = None) -> nn.Conv2d:
+        """A convolution of a branch, bias-free, with the block's channels, stride and aligned padding by default."""
+        height, width = (self.dilation if length > 1 else 1 for length in size)
+        conv_type = nn.Conv2d if max(size) > 1 else PointwiseConv2d
         return conv_type(
-            self.in_channels,
-            self.out_channels,
-            kernel_size,
-            stride=self.stride,
-            padding=dilation * (kernel_size // 2),
-            dilation=dilation,
+            self.in_channels if in_channels is None else in_channels,
+            self.out_channels if out_channels is None else out_channels,
+            size,
+            stride=self.stride if stride is None else stride,
+            padding=(height * (size[0] // 2), width * (size[1] // 2)) if padding is None else padding,
+            dilation=(height, width),
             groups=self.groups,
-            bias=bias)
+            bias=False)
 
-    def _norm(self) -> Any:
-        norm = build_norm_layer(self.norm_cfg, self.out_channels)[1]
+    def _deployed_conv(self) -> nn.Conv2d:
+        return nn.Conv2d(
+            self.in_channels, self.out_channels, self.kernel_size, stride=self.stride,
+            padding=self.dilation * (self.kernel_size // 2), dilation=self.dilation if self.kernel_size > 1 else 1,
+            groups=self.groups)
+
+    def new_norm(self, channels: int | None = None) -> Any:
+        """A norm of a branch, of the block's output channels by default."""
+        norm = build_norm_layer(self.norm_cfg, self.out_channels if channels is None else channels)[1]
         # mmcv's SyncBatchNorm is no _NormBase: what counts is what folding needs.
         tensors = (getattr(norm, name, None)
                    for name in ('running_mean', 'running_var', 'weight', 'bias'))
@@ -158,49 +178,69 @@ class MobileOneBlock(BaseModule):
                 "convolution: use a BatchNorm, e.g. norm_cfg=dict(type='BN')")
         return norm
 
-    def _conv_norm(self, conv_type: type, kernel_size: int) -> Sequential:
+    def _conv_norm(self, kernel_size: int) -> Sequential:
         branch = Sequential()
-        branch.add_module('conv', self._conv(conv_type, kernel_size))
-        branch.add_module('norm', self._norm())
+        branch.add_module('conv', self.new_conv((kernel_size, kernel_size)))
+        branch.add_module('norm', self.new_norm())
         return branch
 
     def _check_branch_mode(self, branch_mode: str) -> str:
         if branch_mode not in BRANCH_MODES:
             raise InputError(f'branch_mode must be one of {", ".join(BRANCH_MODES)}, got {branch_mode!r}')
         fusable = self.groups == 1 or self.groups == self.in_channels == self.out_channels
+        if branch_mode == 'fused' and self.branches_of != OWN:
+            raise InputError(f"branch_mode='fused' is for the branches of MobileOne, not for "
+                             f"branches={self.branches_of!r}: use branch_mode='auto'")
         if branch_mode == 'fused' and not fusable:
             raise InputError(f"branch_mode='fused' takes convolutions over all channels and depthwise ones, not "
                              f"{self.groups} groups of {self.in_channels} channels: use branch_mode='auto'")
-        return branch_mode if fusable else 'separate'
+        return branch_mode if fusable and self.branches_of == OWN else 'separate'
 
-    def _build_branches(self) -> None:
-        conv_type = nn.Conv2d if self.kernel_size > 1 else PointwiseConv2d
-        self.branch_conv_list = ModuleList(
-            self._conv_norm(conv_type, self.kernel_size) for _ in range(self.num_convs))
-        self.branch_scale = self._conv_norm(PointwiseConv2d, 1) if self.use_scale else None
-        self.branch_norm = self._norm() if self.use_skip else None
+    def _new_branches(self) -> dict[str, Any]:
+        """The parts of the training form by their names, None for what the block does without."""
+        if self.branches_of != OWN:
+            return dict(branch_chains=ModuleDict(rivals.build(self.branches_of, self)))
+        return dict(
+            branch_conv_list=ModuleList(self._conv_norm(self.kernel_size) for _ in range(self.num_convs)),
+            branch_scale=self._conv_norm(1) if self.use_scale else None,
+            branch_norm=self.new_norm() if self.use_skip else None)
+
+    def _add_branches(self) -> None:
+        for name, part in self._new_branches().items():
+            setattr(self, name, part)
+
+    def branches_as_built(self) -> nn.ModuleDict:
+        """The parts of the training form, whichever form the block has, on the meta device."""
+        with torch.device('meta'):  # draws no initial values
+            return nn.ModuleDict({name: part for name, part in self._new_branches().items() if part is not None})
 
     def init_weights(self) -> None:
         super().init_weights()
         if self.init_gamma != 1 and not self.deploy:
-            for conv, norm in self.branches():
-                if conv is not None:
-                    nn.init.constant_(norm.weight, self.init_gamma)
+            for name, branch in self.named_branches():
+                if name != 'branch_norm':
+                    nn.init.constant_([*rivals.layers_of(branch).values()][-1].weight, self.init_gamma)
 
-    def named_branches(self) -> Iterator[tuple[str, Any]]:
-        """Every branch by its name: what the forward pass sums, the last one first."""
-        for i, branch in enumerate(self.branch_conv_list):
+    def named_branches(self, parts: Any = None) -> Iterator[tuple[str, Any]]:
+        """Every branch by its name: what the forward pass sums, the last one first, and what folding reads.
+
+        Args:
+            parts (nn.Module): With the parts of the training form. Defaults to the block itself.
+        """
+        parts = self if parts is None else parts
+        if self.branches_of != OWN:
+            for name, branch in parts.branch_chains.items():
+                yield f'branch_chains.{name}', branch
+            return
+        for i, branch in enumerate(parts.branch_conv_list):
             yield f'branch_conv_list.{i}', branch
-        if self.branch_scale is not None:
-            yield 'branch_scale', self.branch_scale
-        if self.branch_norm is not None:
-            yield 'branch_norm', self.branch_norm
+        for name in ('branch_scale', 'branch_norm'):
+            branch = getattr(parts, name, None)
+            if branch is not None:
+                yield name, branch
 
     def branches(self) -> Iterator[tuple[nn.Conv2d | None, Any]]:
-        """The (convolution, norm) of every branch; None stands for the identity.
-
-        What folding reads, of the same list.
-        """
+        """The (convolution, norm) of every branch of MobileOne; None stands for the identity."""
         for name, branch in self.named_branches():
             yield (None, branch) if name == 'branch_norm' else (branch.conv, branch.norm)
 
@@ -244,9 +284,12 @@ class MobileOneBlock(BaseModule):
         obstacle = obstacles.to_folding(self)
         if obstacle:
             raise InputError(f'the branches cannot be folded: {obstacle}')
+        return self._fold(self)
+
+    def _fold(self, parts: nn.Module) -> tuple[Tensor, Tensor]:
         return reparam.fold_branches(
-            ((None if conv is None else conv.weight, norm.running_mean, norm.running_var, norm.weight, norm.bias,
-              norm.eps) for conv, norm in self.branches()), self.kernel_size, self.groups)
+            (rivals.tensors_of(branch, self.groups) for _, branch in self.named_branches(parts)),
+            self.kernel_size, self.groups)
 
     def switch_to_deploy(self) -> None:
         """Replace the branches by their one convolution, in place; does nothing the second time.
@@ -257,14 +300,15 @@ class MobileOneBlock(BaseModule):
         if self.deploy:
             return
         kernel, bias = self.equivalent_kernel_bias()
-        like = self.branch_conv_list[0].conv.weight
+        like = next(iter(rivals.layers_of(next(self.named_branches())[1]).values())).weight
         with torch.device('meta'):  # draws no initial values
-            conv = self._conv(nn.Conv2d, self.kernel_size, bias=True)
+            conv, parts = self._deployed_conv(), self._new_branches()
         conv = conv.to(like.dtype).to_empty(device=like.device)
         conv.load_state_dict(dict(weight=kernel.detach(), bias=bias.detach()))
         conv.requires_grad_(like.requires_grad).train(self.training)
+        for name in parts:
+            delattr(self, name)
         self.branch_reparam = conv
-        del self.branch_conv_list, self.branch_scale, self.branch_norm
 
     def switch_to_branches(self, noise: float, generator: Generator) -> None:
         """Replace the one convolution by branches of the same function in eval mode, in place.
@@ -276,23 +320,28 @@ class MobileOneBlock(BaseModule):
             noise (float): How different the convolution branches start, see
                 :func:`~mmone.models.blocks.reparam.split_kernel`.
             generator (torch.Generator): What draws the noise.
+
+        Raises:
+            InputError: If the branches are a rival's.
         """
         if not self.deploy:
             return
+        if self.branches_of != OWN:
+            raise InputError(f'deployed weights cannot be given branches={self.branches_of!r}, only those of '
+                             f'MobileOne: set branches={OWN!r}')
         conv = self.branch_reparam
         weights = reparam.split_state_dict(
             conv.weight.detach(), conv.bias.detach(), self.num_convs, self.use_scale, self.use_skip, self.groups,
-            noise, generator, self._norm().eps)
+            noise, generator, self.new_norm().eps)
         del self.branch_reparam
         with torch.device('meta'):  # draws no initial values
-            self._build_branches()
+            self._add_branches()
         self.load_state_dict(weights, strict=False, assign=True)  # has nothing for SE
         self.requires_grad_(conv.weight.requires_grad).train(self.training)
 
     def branch_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of the weights of the branches that a deployed block stands for, by their names."""
-        return reparam.branch_shapes(
-            tuple(self.branch_reparam.weight.shape), self.num_convs, self.use_scale, self.use_skip)
+        """Shapes of the weights of the branches, of which a deployed block has none, by their names."""
+        return {name: tuple(value.shape) for name, value in self.branches_as_built().state_dict().items()}
 
     def fold_state_dict(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """The deployed weights that branches fold to.
@@ -300,4 +349,7 @@ class MobileOneBlock(BaseModule):
         Args:
             weights (dict[str, Tensor]): Of :meth:`branch_shapes`.
         """
-        return reparam.fold_state_dict(weights, self.kernel_size, self.groups, self._norm().eps)
+        parts = self.branches_as_built()
+        parts.load_state_dict(weights, strict=False, assign=True)  # old checkpoints lack the counters
+        kernel, bias = self._fold(parts)
+        return {'branch_reparam.weight': kernel.detach(), 'branch_reparam.bias': bias.detach()}

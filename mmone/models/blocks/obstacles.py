@@ -17,6 +17,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from mmone.compat import interception, reverted_batch_norm
 
 from .pointwise_conv import PointwiseConv2d
+from .rivals import AveragePooling, NormThenPad, layers_of
 
 if TYPE_CHECKING:
     from .mobileone_block import MobileOneBlock
@@ -34,22 +35,34 @@ def to_folding(block: MobileOneBlock) -> str | None:
 
 
 def _to_folding(block: MobileOneBlock) -> Iterator[str]:
+    built = dict(block.named_branches(block.branches_as_built()))
     for name, branch in block.named_branches():
-        norm = branch
-        if name != 'branch_norm':
-            conv, norm = getattr(branch, 'conv', None), getattr(branch, 'norm', None)
-            if conv is None or norm is None:
-                yield f'{name} is a {type(branch).__name__} without a convolution and its norm'
-            elif type(conv).forward not in (FORWARDS[kind] for kind in CONVOLUTIONS):
-                yield f'{name}.conv is a {type(conv).__name__}, no plain convolution'
-            elif 'weight' not in conv._parameters and not is_parametrized(conv, 'weight'):
-                # It is what the last forward pass left, not what the parameters give now.
-                yield (f'{name}.conv computes its weight in a hook: make it permanent first '
-                       '(remove_weight_norm, remove_spectral_norm, prune.remove)')
-            elif not _has_the_geometry(conv, block, name):
-                yield f'{name}.conv has another shape, stride, padding, dilation or groups than the block, or a bias'
-        if norm is not None and not _has_all_tensors(norm):
-            yield f'{_norm_name(name)} is a {type(norm).__name__} without running statistics or affine parameters'
+        layers, expected = layers_of(branch), layers_of(built[name])
+        if layers.keys() != expected.keys():
+            yield f'{name} is a {type(branch).__name__} without its layers ({", ".join(expected)}) alone'
+            continue
+        for key, layer in layers.items():
+            yield from _to_folding_layer(f'{name}.{key}'.rstrip('.'), layer, expected[key])
+
+
+def _to_folding_layer(name: str, layer: Any, built: Any) -> Iterator[str]:
+    """What is in the way of folding a layer that should be like ``built``."""
+    if isinstance(built, nn.Conv2d):
+        if type(layer).forward not in (FORWARDS[kind] for kind in CONVOLUTIONS):
+            yield f'{name} is a {type(layer).__name__}, no plain convolution'
+        elif 'weight' not in layer._parameters and not is_parametrized(layer, 'weight'):
+            # It is what the last forward pass left, not what the parameters give now.
+            yield (f'{name} computes its weight in a hook: make it permanent first '
+                   '(remove_weight_norm, remove_spectral_norm, prune.remove)')
+        elif _geometry(layer) != _geometry(built):
+            yield f'{name} has another shape, stride, padding, dilation or groups than the block, or a bias'
+    elif isinstance(built, (AveragePooling, NormThenPad)):
+        if type(layer) is not type(built):
+            yield f'{name} is a {type(layer).__name__}, no {type(built).__name__}'
+        elif isinstance(layer, NormThenPad):
+            yield from _to_folding_layer(f'{name}.norm', layer.norm, built.norm)
+    elif not _has_all_tensors(layer):
+        yield f'{name} is a {type(layer).__name__} without running statistics or affine parameters'
 
 
 def to_fusing(block: MobileOneBlock, x: Tensor) -> str | None:
@@ -103,12 +116,15 @@ def _has_the_geometry(conv: Any, block: MobileOneBlock, name: str) -> bool:
     """Whether a convolution is that of its branch: aligned with the others, with no bias."""
     size = 1 if name == 'branch_scale' else block.kernel_size
     dilation = block.dilation if size > 1 else 1
-    padding = dilation * (size // 2)
-    return (
-        conv.weight.shape == (block.out_channels, block.in_channels // block.groups, size, size)
-        and conv.bias is None and conv.groups == block.groups and conv.padding_mode == 'zeros'
-        and conv.stride == (block.stride, block.stride) and conv.padding == (padding, padding)
-        and conv.dilation == (dilation, dilation))
+    shape = (block.out_channels, block.in_channels // block.groups, size, size)
+    return _geometry(conv) == (shape, True, block.groups, 'zeros', *(
+        (value, value) for value in (block.stride, dilation * (size // 2), dilation)))
+
+
+def _geometry(conv: Any) -> tuple:
+    """The shape of a convolution's kernel, whether it has no bias, and how it moves over the image."""
+    return (tuple(conv.weight.shape), conv.bias is None, conv.groups, conv.padding_mode, conv.stride, conv.padding,
+            conv.dilation)
 
 
 def _has_all_tensors(norm: Any) -> bool:

@@ -1,19 +1,30 @@
 """The algebra of re-parameterization, as functions of tensors.
 
 Every branch of a MobileOne block is linear once its BatchNorm uses fixed statistics, so the sum of
-the branches is one convolution (https://arxiv.org/abs/2206.04040v2, section 3.3). Folding is
+the branches is one convolution (https://arxiv.org/abs/2206.04040v2, section 3.3). A branch is a chain
+of linear layers: kernels, whose stride and padding are its convolution's, and :class:`Norm`. Folding is
 differentiable, keeps its inputs' device, and computes in float32 at least, so that folding float16
 weights does not lose what float16 cannot hold on the way.
 
-The functions at the end do the same for the weights of a block under their names in its state dict.
+The functions at the end go the other way, from one convolution to branches.
 """
 from collections.abc import Iterable
 from functools import reduce
 from operator import add
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+class Norm(NamedTuple):
+    """A BatchNorm with fixed statistics: tensors of shape (C,), and its ``eps``."""
+    mean: Tensor
+    var: Tensor
+    gamma: Tensor
+    beta: Tensor
+    eps: float
 
 
 def fold_batch_norm(weight: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor,
@@ -36,13 +47,13 @@ def fold_batch_norm(weight: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, be
 
 
 def pad_kernel(weight: Tensor, kernel_size: int) -> Tensor:
-    """Zero-pad an odd (C_out, C_in / groups, k, k) kernel to K×K around its centre.
+    """Zero-pad an odd (C_out, C_in / groups, k, l) kernel to K×K around its centre.
 
     Equal to the small kernel for a convolution of padding ``dilation * (K - 1) / 2`` at any
     stride and dilation, because the centre tap of every output position stays where it was.
     """
-    pad = (kernel_size - weight.shape[-1]) // 2
-    return F.pad(weight, [pad] * 4) if pad else weight
+    rows, columns = ((kernel_size - size) // 2 for size in weight.shape[2:])
+    return F.pad(weight, [columns, columns, rows, rows]) if rows or columns else weight
 
 
 def identity_kernel(channels: int, groups: int, kernel_size: int, like: Tensor) -> Tensor:
@@ -54,6 +65,66 @@ def identity_kernel(channels: int, groups: int, kernel_size: int, like: Tensor) 
     return kernel
 
 
+def average_kernel(channels: int, groups: int, kernel_size: int, like: Tensor) -> Tensor:
+    """The (C, C / groups, K, K) kernel of average pooling, with ``like``'s dtype and device."""
+    return identity_kernel(channels, groups, 1, like).expand(-1, -1, kernel_size, kernel_size) / kernel_size**2
+
+
+def compose(first: Tensor, second: Tensor, groups: int) -> Tensor:
+    """The kernel of two bias-free convolutions, one after the other.
+
+    Their strides and dilations must be those of one convolution too: of the two at most one is larger than 1×1,
+    and what follows a stride is 1×1.
+
+    Args:
+        first (Tensor): (C_middle, C_in / groups, h, w).
+        second (Tensor): (C_out, C_middle / groups, h', w').
+        groups (int): Of both.
+
+    Returns:
+        Tensor: (C_out, C_in / groups, h + h' - 1, w + w' - 1).
+    """
+    dtype = torch.promote_types(first.dtype, torch.float32)
+    # Its output channels as a batch of (C_middle, h', w') images: spreading each value of them by the first kernel is
+    # what a transposed convolution does.
+    images = second.to(dtype).unflatten(0, (groups, -1)).transpose(0, 1).flatten(1, 2)
+    composed = F.conv_transpose2d(images, first.to(dtype), groups=groups)
+    return composed.unflatten(1, (groups, -1)).transpose(0, 1).flatten(0, 1)
+
+
+def fold_chain(layers: Iterable[Tensor | Norm], groups: int) -> tuple[Tensor, Tensor]:
+    """Fold a chain of linear layers into one convolution.
+
+    A convolution after a norm must have its input padded by what the norm maps zero to, and not by zero: otherwise
+    the border of the image is not what one convolution of a zero-padded image computes
+    (https://arxiv.org/abs/2103.13425, Transform III).
+
+    Args:
+        layers (Iterable[Tensor | Norm]): Kernels, as :func:`compose` takes them, and norms.
+        groups (int): Groups of all kernels.
+
+    Returns:
+        tuple[Tensor, Tensor]: Kernel and bias (C_out,). Of a norm alone it is the identity's, 1×1, and the bias is
+        what the norm maps zero to.
+    """
+    kernel: Tensor | None = None
+    bias: Tensor | None = None
+    for layer in layers:
+        if isinstance(layer, Norm):
+            if kernel is None:
+                kernel = identity_kernel(len(layer.gamma), groups, 1, layer.gamma)
+            kernel, bias = fold_batch_norm(kernel, layer.mean if bias is None else layer.mean - bias, *layer[1:])
+        elif kernel is None:
+            kernel = layer
+        else:
+            kernel = compose(kernel, layer, groups)
+            if bias is not None:
+                summed = layer.to(kernel.dtype).sum((2, 3)).unflatten(0, (groups, -1))
+                bias = (summed @ bias.reshape(groups, -1, 1)).flatten()
+    assert kernel is not None
+    return kernel, kernel.new_zeros(len(kernel)) if bias is None else bias
+
+
 def sum_branches(branches: Iterable[tuple[Tensor, Tensor]],
                  kernel_size: int) -> tuple[Tensor, Tensor]:
     """Sum folded (kernel, bias) pairs into the one K×K convolution equal to their sum."""
@@ -61,20 +132,10 @@ def sum_branches(branches: Iterable[tuple[Tensor, Tensor]],
     return reduce(add, (pad_kernel(kernel, kernel_size) for kernel in kernels)), reduce(add, biases)
 
 
-def fold_branches(branches: Iterable[tuple[Tensor | None, Tensor, Tensor, Tensor, Tensor, float]],
-                  kernel_size: int, groups: int) -> tuple[Tensor, Tensor]:
-    """Fold branches into the one K×K convolution that they sum to.
-
-    Args:
-        branches (Iterable[tuple]): The arguments of :func:`fold_batch_norm` for every branch; a
-            kernel that is None stands for the identity.
-        kernel_size (int): K of the convolution.
-        groups (int): Its groups.
-    """
-    return sum_branches(
-        (fold_batch_norm(identity_kernel(len(gamma), groups, 1, gamma) if weight is None else weight,
-                         mean, var, gamma, beta, eps)
-         for weight, mean, var, gamma, beta, eps in branches), kernel_size)
+def fold_branches(branches: Iterable[Iterable[Tensor | Norm]], kernel_size: int,
+                  groups: int) -> tuple[Tensor, Tensor]:
+    """Fold branches, each as :func:`fold_chain` takes it, into the one K×K convolution that they sum to."""
+    return sum_branches((fold_chain(branch, groups) for branch in branches), kernel_size)
 
 
 def split_kernel(kernel: Tensor, num_convs: int, scale: bool, skip: bool, groups: int,
@@ -127,42 +188,6 @@ def branch_names(num_convs: int, scale: bool, skip: bool) -> list[tuple[str | No
     if skip:
         names.append((None, 'branch_norm'))
     return names
-
-
-def branch_shapes(kernel_shape: tuple[int, ...], num_convs: int, scale: bool, skip: bool) -> dict[str, tuple[int, ...]]:
-    """Shapes of the weights of a block's branches by their names.
-
-    Args:
-        kernel_shape (tuple[int, ...]): (C_out, C_in / groups, K, K) of the deployed kernel.
-        num_convs (int): Number k of K×K branches.
-        scale (bool): Whether there is a 1×1 branch.
-        skip (bool): Whether there is an identity branch.
-    """
-    shapes = {}
-    for conv, norm in branch_names(num_convs, scale, skip):
-        if conv:
-            shapes[f'{conv}.weight'] = (*kernel_shape[:2], 1, 1) if conv == 'branch_scale.conv' else kernel_shape
-        for name in ('weight', 'bias', 'running_mean', 'running_var'):
-            shapes[f'{norm}.{name}'] = kernel_shape[:1]
-        shapes[f'{norm}.num_batches_tracked'] = ()
-    return shapes
-
-
-def fold_state_dict(weights: dict[str, Tensor], kernel_size: int, groups: int, eps: float) -> dict[str, Tensor]:
-    """A block's deployed weights from those of its branches.
-
-    Args:
-        weights (dict[str, Tensor]): Under the names and in the shapes of :func:`branch_shapes`.
-        kernel_size (int): K of the block.
-        groups (int): Groups of the block.
-        eps (float): The norm layers' ``eps``.
-    """
-    norms = [key.removesuffix('.running_var') for key in weights if key.endswith('.running_var')]
-    kernel, bias = fold_branches(
-        ((weights.get(norm.removesuffix('norm') + 'conv.weight'), weights[f'{norm}.running_mean'],
-          weights[f'{norm}.running_var'], weights[f'{norm}.weight'], weights[f'{norm}.bias'], eps)
-         for norm in norms), kernel_size, groups)
-    return {'branch_reparam.weight': kernel.detach(), 'branch_reparam.bias': bias.detach()}
 
 
 def split_state_dict(kernel: Tensor, bias: Tensor, num_convs: int, scale: bool, skip: bool, groups: int,

@@ -9,6 +9,7 @@ from torch import nn
 from mmone import InputError
 from mmone.checkpoints import SOURCES, rename
 from mmone.models import MobileOne
+from mmone.models.blocks.rivals import RIVALS
 from tests.conftest import TINY
 
 
@@ -54,9 +55,10 @@ def save(tmp_path):
 
 
 @doors
-def test_branches_are_reparameterized_while_they_load(load, save, moved):
-    trained = moved(Detector()).double().eval()
-    deployed = Detector(deploy=True).double().eval()
+@pytest.mark.parametrize('branches', ['mobileone', *RIVALS])
+def test_branches_are_reparameterized_while_they_load(load, branches, save, moved):
+    trained = moved(Detector(branches=branches)).double().eval()
+    deployed = Detector(branches=branches, deploy=True).double().eval()
     load(deployed, save(trained.state_dict()))
     x = torch.randn(1, 3, 65, 64, dtype=torch.float64)
     torch.testing.assert_close(deployed.backbone(x)[0], trained.backbone(x)[0],
@@ -92,6 +94,16 @@ def test_half_branches_are_folded_in_float32(moved):
     assert deployed.state_dict().keys() == expected.keys()
     for name, value in deployed.state_dict().items():
         torch.testing.assert_close(value, expected[name].float(), rtol=1e-5, atol=1e-6, msg=name)
+
+
+@doors
+def test_the_branches_of_another_block_are_refused(load, save):
+    path, model = save(Detector(branches='dbb').state_dict()), Detector(branches='acnet')
+    before = copy.deepcopy(model.backbone.state_dict())
+    with pytest.raises(InputError, match=r'missing: .*branch_chains\.1xk.*give one of the same arch and branches'):
+        load(model, path)
+    assert all(torch.equal(value, before[name]) for name, value in model.backbone.state_dict().items()
+               if '.branch_chains.' in name)
 
 
 @doors

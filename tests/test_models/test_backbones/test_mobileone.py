@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmone import InputError
 from mmone.models import MobileOne
 from mmone.models.backbones.archs import ARCHS, stage_channels
+from mmone.models.blocks.rivals import RIVALS
 from tests.conftest import TINY, relative_difference
 
 ALL = ('stem', 0, 1, 2, 3)
@@ -53,8 +54,10 @@ class TestEveryVariant:
     ((2, 2, 1, 1), (1, 1, 2, 4), 2, 8),
     ((2, 2, 2, 1), (1, 1, 1, 1), 1, 8),
 ])
-def test_output_strides_and_dilations(strides, dilations, stem_stride, output_stride, moved):
-    model = moved(MobileOne(TINY, strides=strides, dilations=dilations, stem_stride=stem_stride)).double().eval()
+@pytest.mark.parametrize('branches', ['mobileone', *RIVALS])
+def test_output_strides_and_dilations(strides, dilations, stem_stride, output_stride, branches, moved):
+    model = moved(MobileOne(TINY, strides=strides, dilations=dilations, stem_stride=stem_stride,
+                            branches=branches)).double().eval()
     x = torch.randn(1, 3, 65, 97, dtype=torch.float64)
     out = model(x)[-1]
     assert out.shape[2:] == tuple(-(-n // output_stride) for n in (65, 97))
@@ -123,6 +126,7 @@ def test_only_stages_that_are_needed_are_built():
     (dict(stem_stride=4), ['stem_stride', '4']),
     (dict(frozen_stages=5), ['frozen_stages', '5']),
     (dict(conv_cfg=dict(type='ConvWS')), ['conv_cfg', 'ConvWS', 'Conv2d']),
+    (dict(branches='inception'), ['branches', 'inception', 'mobileone', 'dbb']),
 ], ids=str)
 def test_wrong_arguments_are_named(kwargs, words):
     with pytest.raises(InputError) as error:

@@ -7,6 +7,7 @@ from mmengine.model import revert_sync_batchnorm
 from torch import nn
 
 from mmone.models import MobileOne
+from mmone.models.blocks.rivals import RIVALS
 from tests.conftest import TINY
 from tests.covering import covering
 
@@ -63,12 +64,16 @@ def steps(model):
 
 CASES = [*covering(list(NORMS), list(FORMS), ['auto', 'separate', 'fused'], [-1, 0, 2], *[[False, True]] * 3),
          *((norm, 'branches', 'separate', -1, False, True, False) for norm in NORMS)]
+# Their branches are not fused, and not given back.
+OF_RIVALS = covering(list(RIVALS), list(NORMS), list(FORMS)[:2], [-1, 2], *[[False, True]] * 3)
 
 
 @pytest.mark.filterwarnings("ignore:branch_mode='fused'")
-@pytest.mark.parametrize('norm, form, branch_mode, frozen_stages, norm_eval, with_cp, channels_last', CASES, ids=str)
-def test_a_training_is_the_plain_one(norm, form, branch_mode, frozen_stages, norm_eval, with_cp, channels_last):
-    common = dict(frozen_stages=frozen_stages, norm_eval=norm_eval)
+@pytest.mark.parametrize('branches, norm, form, branch_mode, frozen_stages, norm_eval, with_cp, channels_last', [
+    *(('mobileone', *case) for case in CASES), *((*case[:3], 'auto', *case[3:]) for case in OF_RIVALS)], ids=str)
+def test_a_training_is_the_plain_one(branches, norm, form, branch_mode, frozen_stages, norm_eval, with_cp,
+                                     channels_last):
+    common = dict(frozen_stages=frozen_stages, norm_eval=norm_eval, branches=branches)
     plain = 'BN' if 'SyncBN' in norm else norm
     losses, state = steps(build(plain, form, branch_mode='separate', **common))
     model = build(norm, form, branch_mode=branch_mode, with_cp=with_cp, channels_last=channels_last, **common)

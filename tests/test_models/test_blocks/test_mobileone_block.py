@@ -7,10 +7,14 @@ from torch import nn
 
 from mmone import InputError
 from mmone.models.blocks.mobileone_block import MobileOneBlock, PointwiseConv2d
+from mmone.models.blocks.rivals import RIVALS
 from tests.conftest import relative_difference
 
-# in, out, kernel, groups: stem-like dense, depthwise, pointwise with and without the skip branch
-SHAPES = [(3, 8, 3, 1), (8, 8, 3, 8), (8, 8, 1, 1), (8, 12, 1, 1)]
+# in, out, kernel, groups: stem-like dense, depthwise, pointwise with and without the skip branch, grouped
+SHAPES = [(3, 8, 3, 1), (8, 8, 3, 8), (8, 8, 1, 1), (8, 12, 1, 1), (8, 12, 5, 4)]
+# Whose branches, and k where there is one.
+LISTS = [('mobileone', 1), ('mobileone', 4), *((rival, 1) for rival in RIVALS)]
+lists = pytest.mark.parametrize('branches', ['mobileone', *RIVALS])
 
 
 def _trained(block, channels, steps=3):
@@ -28,10 +32,11 @@ def _trained(block, channels, steps=3):
 @pytest.mark.parametrize('shape', SHAPES, ids=str)
 @pytest.mark.parametrize('stride', [1, 2])
 @pytest.mark.parametrize('dilation', [1, 2])
-@pytest.mark.parametrize('k', [1, 4])
-def test_deployed_equals_branches(shape, stride, dilation, k):
+@pytest.mark.parametrize('branches, k', LISTS)
+def test_deployed_equals_branches(shape, stride, dilation, branches, k):
     in_channels, out_channels, kernel_size, groups = shape
-    block = MobileOneBlock(in_channels, out_channels, kernel_size, k, stride, dilation=dilation, groups=groups)
+    block = MobileOneBlock(in_channels, out_channels, kernel_size, k, stride, dilation=dilation, groups=groups,
+                           branches=branches)
     _trained(block.double(), in_channels)
     deployed = copy.deepcopy(block)
     deployed.switch_to_deploy()
@@ -51,8 +56,9 @@ def test_deployed_equals_branches(shape, stride, dilation, k):
     dict(type='BN', requires_grad=False),
 ], ids=str)
 @pytest.mark.parametrize('se_cfg', [None, dict(ratio=16)])
-def test_deployed_equals_branches_for_every_norm_and_se(norm_cfg, se_cfg, moved):
-    block = moved(MobileOneBlock(8, 8, 3, 2, groups=8, norm_cfg=norm_cfg, se_cfg=se_cfg))
+@lists
+def test_deployed_equals_branches_for_every_norm_and_se(norm_cfg, se_cfg, branches, moved):
+    block = moved(MobileOneBlock(8, 8, 3, 2, groups=8, norm_cfg=norm_cfg, se_cfg=se_cfg, branches=branches))
     block.double().eval()
     deployed = copy.deepcopy(block)
     deployed.switch_to_deploy()
@@ -71,26 +77,28 @@ def test_branch_switches(use_scale, use_skip, moved):
     torch.testing.assert_close(block(x), expected)
 
 
-def test_switching_twice_is_once_and_keeps_mode_and_gradients():
-    block = MobileOneBlock(4, 4, 3, 2).train()
+@lists
+def test_switching_twice_is_once_and_keeps_mode_and_gradients(branches):
+    block = MobileOneBlock(4, 4, 3, 2, branches=branches).train()
     block.switch_to_deploy()
     weight = block.branch_reparam.weight
     block.switch_to_deploy()
     assert block.branch_reparam.weight is weight
     assert block.training and block.branch_reparam.training and weight.requires_grad
-    assert not any(name.startswith(('branch_conv', 'branch_scale', 'branch_norm'))
-                   for name in block.state_dict())
+    assert block.state_dict().keys() == {'branch_reparam.weight', 'branch_reparam.bias'}
 
-    frozen = MobileOneBlock(4, 4, 3, 2).eval().requires_grad_(False)
+    frozen = MobileOneBlock(4, 4, 3, 2, branches=branches).eval().requires_grad_(False)
     frozen.switch_to_deploy()
     assert not any(p.requires_grad for p in frozen.parameters()) and not frozen.training
 
 
-def test_equivalent_kernel_is_differentiable(moved):
-    block = moved(MobileOneBlock(4, 4, 3, 2)).double().eval()
+@lists
+@pytest.mark.parametrize('groups', [1, 4])
+def test_equivalent_kernel_is_differentiable(branches, groups, moved):
+    block = moved(MobileOneBlock(4, 4, 3, 2, groups=groups, branches=branches)).double().eval()
     x = torch.randn(2, 4, 6, 6, dtype=torch.float64)
     kernel, bias = block.equivalent_kernel_bias()
-    torch.relu(nn.functional.conv2d(x, kernel, bias, padding=1)).sum().backward()
+    torch.relu(nn.functional.conv2d(x, kernel, bias, padding=1, groups=groups)).sum().backward()
     through_kernel = [p.grad.clone() for p in block.parameters()]
     block.zero_grad()
     block(x).sum().backward()
@@ -121,9 +129,10 @@ def test_channels_last_training_of_the_stem_on_cpu():
 
 
 @pytest.mark.parametrize('momentum', [0.1, None])
-def test_checkpointing_changes_nothing_but_memory(momentum):
+@lists
+def test_checkpointing_changes_nothing_but_memory(momentum, branches):
     norm_cfg = dict(type='BN', momentum=momentum)
-    plain = MobileOneBlock(4, 4, 3, 2, norm_cfg=norm_cfg, se_cfg=dict()).double()
+    plain = MobileOneBlock(4, 4, 3, 2, norm_cfg=norm_cfg, se_cfg=dict(), branches=branches).double()
     checkpointed = copy.deepcopy(plain)
     checkpointed.with_cp = True
     x = torch.randn(3, 4, 6, 6, dtype=torch.float64)
@@ -176,7 +185,8 @@ FORMS = [dict(), dict(use_scale=False), dict(use_skip=False), dict(groups=4), di
          dict(out_channels=8, groups=2), dict(num_convs=1, use_scale=False, use_skip=False)]
 
 
-@pytest.mark.parametrize('form', FORMS, ids=str)
+@pytest.mark.parametrize('form', [*FORMS, *(
+    dict(branches=rival, **form) for rival in RIVALS for form in (FORMS[0], dict(groups=4), FORMS[-2]))], ids=str)
 def test_the_branches_of_a_state_dict_are_those_of_the_block(form, moved):
     form = dict(dict(in_channels=4, out_channels=4, kernel_size=3, num_convs=3), **form)
     block, deployed = moved(MobileOneBlock(**form)).double(), MobileOneBlock(**form, deploy=True).double()
@@ -204,3 +214,20 @@ def test_branches_given_back_compute_the_same(form, moved):
     assert {value.device.type for value in block.state_dict().values()} == {'cpu'}
     assert relative_difference(block(x), expected) < 1e-10
     assert not block.training and all(p.requires_grad and p.dtype == torch.float64 for p in block.parameters())
+
+
+@pytest.mark.parametrize('options, words', [
+    (dict(branches='repvgg'), "branches must be one of mobileone, acnet, dbb, expandnet, got 'repvgg'"),
+    (dict(branches='dbb', branch_mode='fused'), "branch_mode='fused' is for the branches of MobileOne, .*'auto'")])
+def test_what_the_lists_of_branches_have_not_is_refused(options, words):
+    with pytest.raises(InputError, match=f'^{words}$'):
+        MobileOneBlock(4, 4, 3, 1, **options)
+
+
+@pytest.mark.parametrize('rival', RIVALS)
+def test_the_branches_of_a_rival_are_not_given_back(rival):
+    block = MobileOneBlock(4, 4, 3, 1, deploy=True, branches=rival)
+    before = block.state_dict()
+    with pytest.raises(InputError, match=f"^deployed weights cannot be given branches='{rival}', .*set branches="):
+        block.switch_to_branches(0.5, torch.Generator())
+    assert block.deploy and block.state_dict().keys() == before.keys()
