@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import torch
 import torch.nn.functional as F
 from mmengine.model import Sequential
 from torch import Tensor, nn
@@ -37,12 +38,9 @@ class AveragePooling(nn.Module):
         self.kernel_size = kernel_size
         self.geometry = stride, padding, dilation
 
-    def kernel(self, groups: int, like: Tensor) -> Tensor:
-        """The kernel (C, C / groups, K, K)."""
-        return reparam.average_kernel(self.channels, groups, self.kernel_size, like)
-
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.kernel(self.channels, x), None, *self.geometry, groups=self.channels)
+        kernel = x.new_full((self.channels, 1, self.kernel_size, self.kernel_size), 1 / self.kernel_size**2)
+        return F.conv2d(x, kernel, None, *self.geometry, groups=self.channels)
 
 
 class NormThenPad(nn.Module):
@@ -55,20 +53,21 @@ class NormThenPad(nn.Module):
         padding (int): Rows and columns to add on each side.
     """
 
-    def __init__(self, norm: nn.Module, padding: int):
+    def __init__(self, norm: Any, padding: int):
         super().__init__()
         self.norm = norm
         self.padding = padding
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(x)
-        norm = norm_of(self.norm)
-        # Copies, since the next forward pass changes the statistics, maybe before this one's backward pass.
-        norm = norm._replace(mean=norm.mean.clone(), var=norm.var.clone())
-        _, border = reparam.fold_chain([norm], len(norm.mean))
+        # The zero is taken from x and the statistics are added to it: what traces operators sees them read, and the
+        # backward pass has its own, however the next forward pass changes them.
+        zero = torch.zeros_like(x[:1, :, :1, :1])
+        mean, var, gamma, beta = (tensor[:, None, None] for tensor in norm_of(self.norm)[:4])
+        border = (zero - mean) / (zero + var + self.norm.eps).sqrt() * gamma + beta
         sides = [self.padding] * 4
-        frame = F.pad(x.new_zeros(1, 1, *x.shape[2:]), sides, value=1)
-        return F.pad(x, sides) + border.to(x.dtype)[:, None, None] * frame
+        frame = F.pad(torch.zeros_like(x[:1, :1]), sides, value=1)
+        return F.pad(x, sides) + border.to(x.dtype) * frame
 
 
 def norm_of(norm: Any) -> reparam.Norm:
@@ -87,7 +86,7 @@ def tensors_of(branch: Any, groups: int) -> Iterator[Tensor | reparam.Norm]:
         if isinstance(layer, nn.Conv2d):
             yield layer.weight
         elif isinstance(layer, AveragePooling):
-            yield layer.kernel(groups, next(branch.parameters()))
+            yield reparam.average_kernel(layer.channels, groups, layer.kernel_size, next(branch.parameters()))
         else:
             yield norm_of(layer.norm if isinstance(layer, NormThenPad) else layer)
 

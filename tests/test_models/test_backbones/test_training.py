@@ -109,8 +109,9 @@ def test_blocks_switched_one_by_one_are_the_form_of_the_backbone():
 
 
 @pytest.mark.parametrize('with_cp', [False, True])
-def test_a_whole_backbone_is_traced_by_fx(with_cp):
-    model = MobileOne(TINY, with_cp=with_cp).double().train()
+@pytest.mark.parametrize('branches', ['mobileone', *RIVALS])
+def test_a_whole_backbone_is_traced_by_fx(with_cp, branches):
+    model = MobileOne(TINY, with_cp=with_cp, branches=branches).double().train()
     twin, x = copy.deepcopy(model), torch.randn(2, 3, 33, 32, dtype=torch.float64)
     torch.testing.assert_close(torch.fx.symbolic_trace(model)(x)[-1], twin(x)[-1])
     for buffer, expected in zip(model.buffers(), twin.buffers()):
