@@ -9,6 +9,11 @@ from mmengine.device import get_device
 from .errors import InputError, cause
 from .libraries import build_mmcv
 
+# GLIBC_TUNABLES of a process that trains on a CPU. Memory that is freed is kept, and lies in huge pages: an iteration
+# frees and takes gigabytes, and half of its time is page faults where they are slow, as on virtual machines. glibc
+# alone reads it.
+MEMORY = 'glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=8589934592'
+
 # Where mmengine has mixed precision: AmpOptimWrapper refuses all others.
 _WITH_AMP = ('cuda', 'npu', 'mlu', 'musa')
 

@@ -4,6 +4,7 @@ mmengine imports this module by itself when a config names ``type='mmone.…'``;
 ``locations`` are imported when a registry is first asked for something.
 """
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import Registry
 
@@ -12,5 +13,6 @@ from mmone.compat import check_versions
 check_versions()
 
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmone', locations=['mmone.engine.hooks'])
+METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='mmone', locations=['mmone.engine.metrics'])
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmone',
                   locations=['mmone.models', 'mmone.export.exported', 'mmone.distillation'])

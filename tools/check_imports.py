@@ -20,7 +20,7 @@ FLOORS = (
     ('complexity', 'pipeline'),
     ('models', 'zoo'),
     ('convert', 'distillation', 'export', 'datasets'),
-    ('apis', 'engine', 'lab'),
+    ('apis', 'engine', 'experiments', 'lab'),
     ('cli', ),
 )
 # Rooms of one floor that import each other's all the same.
@@ -37,6 +37,8 @@ SIDEWAYS = {
     ('export', 'datasets'): 'images to compare on where there are no others',
     ('lab', 'apis'): 'a model is loaded as in a notebook',
     ('distillation', 'convert'): 'a teacher is loaded as any model is, and deployed',
+    ('experiments', 'engine'): 'it trains',
+    ('experiments', 'lab'): 'reports look alike',
     ('export', 'convert'): 'a model with branches is exported in its deployed form',
 }
 OPENMMLAB = ('mmcv', 'mmdet', 'mmengine', 'mmpretrain', 'mmseg')

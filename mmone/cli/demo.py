@@ -31,9 +31,6 @@ IMAGES, SEED, VAL_FRACTION = 2000, 0, 0.2
 LATENCY_RUNS = 50
 PICTURES, SCORE_THRESHOLD = 2, 0.3
 NEVER = 10_000  # epochs
-# Memory that is freed is kept, and lies in huge pages: an iteration frees and takes gigabytes, and half of its time is
-# page faults where they are slow, as on virtual machines. glibc alone reads it.
-MEMORY = 'glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=8589934592'
 # What a task is doing when its log has the line, and which part of its time has gone by then.
 STAGES = ((r'Epoch\(train\) +\[(\d+)\]\[ *(\d+)/(\d+)\]', 'training', 0.0), (r'Epoch\(test\)', 'evaluating', 0.85),
           (r'^exporting', 'exporting', 0.95))
@@ -157,6 +154,7 @@ def _train(tasks: Sequence[Task], out: Path, configs: Path, data: Path, threads:
 
 def _start(task: Task, out: Path, configs: Path, data: Path, threads: int, wait: str,
            pretrained: Path | None) -> subprocess.Popen:
+    from mmone.devices import MEMORY
     command = [sys.executable, '-m', 'mmone.cli.demo', task.name, str(out), str(configs), str(data)]
     if pretrained:
         command.append(str(pretrained))
