@@ -1,9 +1,9 @@
 """The branches of MobileOne's rivals, for the same block.
 
-The paper compares itself with three other blocks that are one convolution once they are deployed
-(https://arxiv.org/abs/2206.04040v2, Table 4). Here each is another list of branches, by name. A branch is a chain of
-linear layers, which ends with a norm. Where K is 1, all three have one convolution and its norm, as in their authors'
-MobileNets.
+The paper compares itself with other blocks that are one convolution once they are deployed
+(https://arxiv.org/abs/2206.04040v2, Table 4). Here three of them are other lists of branches; the fourth, RepVGG's, is
+MobileOne's with one K×K branch. A branch is a chain of linear layers, which ends with a norm. Where K is 1, all three
+have one convolution and its norm, as in their authors' MobileNets.
 """
 from __future__ import annotations
 
