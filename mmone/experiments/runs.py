@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from mmone.errors import InputError
 from mmone.files import written_whole
 
 TOP1, VALIDATION_LOSS = 'accuracy/top1', 'loss/cross_entropy'
-POLL = 1.0  # seconds between two looks at a log
+POLL = 2.0  # seconds between two looks at a log
 RAISED = 'mmone.errors.InputError: '  # how the last line of a traceback begins
 
 
@@ -105,10 +106,15 @@ def finish(runs: Sequence[Run], listen: Callable[[Run, int], None] = lambda run,
     """
     for run in runs:
         if not run.is_finished():
-            _go_on(run, lambda under_way: listen(under_way, sum(len(one.history()) for one in runs)))
+            others = sum(len(one.history()) for one in runs if one is not run)
+            _go_on(run, partial(_tell, run, others, listen))
 
 
-def _go_on(run: Run, tell: Callable[[Run], None]) -> None:
+def _tell(run: Run, others: int, listen: Callable[[Run, int], None]) -> None:
+    listen(run, others + len(run.history()))
+
+
+def _go_on(run: Run, tell: Callable[[], None]) -> None:
     # One that was killed between the last checkpoint and the validation after it would never validate.
     (run.work_dir / f'epoch_{run.max_epochs}.pth').unlink(missing_ok=True)
     run.work_dir.mkdir(parents=True, exist_ok=True)
@@ -119,11 +125,11 @@ def _go_on(run: Run, tell: Callable[[Run], None]) -> None:
             stderr=subprocess.STDOUT, env=dict(dict(GLIBC_TUNABLES=MEMORY), **os.environ)) as process:
         try:
             while process.poll() is None:
-                tell(run)
+                tell()
                 time.sleep(POLL)
         finally:
             process.kill()
-    tell(run)
+    tell()
     if process.returncode:
         last = log.read_text(errors='replace').rstrip().rpartition('\n')[2]
         if last.startswith(RAISED):

@@ -186,7 +186,7 @@ def train(monkeypatch):
         k = cfg.model.backbone.arch.num_conv_branches[0] + cfg.model.backbone.get('use_scale', True)
         log(run, 'a', *(entry for epoch in range(1, run.max_epochs + 1) for entry in (
             trained(epoch, 3 / epoch / k), validated(epoch, 10.0 * k + cfg.randomness.seed + epoch, 2 / epoch / k))))
-        tell(run)
+        tell()
 
     monkeypatch.setattr(runs, '_go_on', go_on)
     return done
