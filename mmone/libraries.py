@@ -19,7 +19,8 @@ MMCV = 'mmcv>=2.1.0,<2.2.0'  # mmdet 3.3 and mmsegmentation 1.2 refuse 2.2
 # What pip is asked for, where it is not called as the module is. mmengine imports pkg_resources.
 DISTRIBUTIONS = {'mmengine': 'mmengine>=0.10.4,<1.0.0', 'mmcv': 'mmcv-lite>=2.1.0,<2.2.0', 'mmseg': 'mmsegmentation',
                  'pkg_resources': 'setuptools<82', 'cv2': 'opencv-python', 'PIL': 'pillow', 'yaml': 'pyyaml',
-                 **dict.fromkeys(('starlette', 'uvicorn', 'anyio', 'segno', 'timm', 'scipy'), 'mmone[lab]')}
+                 **dict.fromkeys(('starlette', 'uvicorn', 'anyio', 'segno', 'timm', 'scipy'), 'mmone[lab]'),
+                 'imagecorruptions': 'mmone[robustness]'}
 # The same of OpenMMLab's maintained fork.
 FORK = {'mmengine': 'onedl-mmengine', 'mmcv': 'onedl-mmcv', 'mmpretrain': 'onedl-mmpretrain',
         'mmdet': 'onedl-mmdetection', 'mmseg': 'onedl-mmsegmentation'}

@@ -6,6 +6,7 @@ mmengine imports this module by itself when a config names ``type='mmone.…'``;
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
 from mmone.compat import check_versions
@@ -16,3 +17,4 @@ HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmone', locations=['mmone
 METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='mmone', locations=['mmone.engine.metrics'])
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmone',
                   locations=['mmone.models', 'mmone.export.exported', 'mmone.distillation'])
+TRANSFORMS = Registry('transform', parent=MMENGINE_TRANSFORMS, scope='mmone', locations=['mmone.datasets.corrupt'])

@@ -20,7 +20,7 @@ FLOORS = (
     ('complexity', 'pipeline'),
     ('models', 'zoo'),
     ('convert', 'distillation', 'export', 'datasets'),
-    ('apis', 'engine', 'experiments', 'lab'),
+    ('apis', 'engine', 'lab', 'experiments'),
     ('cli', ),
 )
 # Rooms of one floor that import each other's all the same.
@@ -37,8 +37,9 @@ SIDEWAYS = {
     ('export', 'datasets'): 'images to compare on where there are no others',
     ('lab', 'apis'): 'a model is loaded as in a notebook',
     ('distillation', 'convert'): 'a teacher is loaded as any model is, and deployed',
-    ('experiments', 'engine'): 'it trains',
-    ('experiments', 'lab'): 'reports look alike',
+    ('experiments', 'engine'): 'runs of the engine are what experiments are made of',
+    ('experiments', 'lab'): 'documents and pictures are made as the lab makes them',
+    ('experiments', 'apis'): 'a model is loaded as in a notebook',
     ('export', 'convert'): 'a model with branches is exported in its deployed form',
 }
 OPENMMLAB = ('mmcv', 'mmdet', 'mmengine', 'mmpretrain', 'mmseg')
@@ -68,6 +69,7 @@ INSIDE_FUNCTIONS = {
     ('distillation', 'mmone.distillation.classifier'): 'mmpretrain is imported when one is built: it is optional',
     ('distillation', 'mmone.distillation.segmentor'): 'mmseg is imported when one is built: it is optional',
     ('checkpoints', 'safetensors'): 'optional',
+    ('datasets.corrupt', 'imagecorruptions'): 'optional',
     ('engine.explain', 'mmcv'): 'optional: mmengine alone trains too',
     ('export.formats', 'onnx'): 'optional',
     ('export.formats', 'openvino'): 'optional',

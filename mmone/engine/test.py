@@ -80,14 +80,19 @@ def _take_exported(cfg: Config, path: str, deploy: bool, branches: bool) -> None
     if deploy or branches:
         raise InputError(f'{path} is an exported model, which has one form: there is none to choose',
                          parameter='deploy' if deploy else 'branches')
-    task = Runtime(path).task
-    if TASKS[task][0] != cfg.get('default_scope'):
-        raise InputError(f'{path} is a model of {task}, the config is one of '
-                         f'{cfg.get("default_scope")}: give the config it was exported with')
+    check_task(cfg, path)
     preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor')
     cfg.model = ConfigDict(type='mmone.ExportedModel', path=path, data_preprocessor=preprocessor)
     cfg.load_from = None
     _leave_out_hooks(cfg, 'DeployHook', 'EMAHook')  # there are no weights to fold or to average
+
+
+def check_task(cfg: Config, path: str) -> None:
+    """Raise InputError for an exported file of another task than a config's."""
+    task = Runtime(path).task
+    if TASKS[task][0] != cfg.get('default_scope'):
+        raise InputError(f'{path} is a model of {task}, the config is one of '
+                         f'{cfg.get("default_scope")}: give the config it was exported with')
 
 
 def _deploy(cfg: Config) -> None:

@@ -1,1 +1,1 @@
-"""Studies of training, after the paper's tables: what is varied, the runs, and what they say."""
+"""The paper's other tables: ablations, robustness, comparisons, each with its table and pictures."""

@@ -1,0 +1,129 @@
+"""The report of an evaluation under corruptions: tables as Markdown, and pictures."""
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from mmone.datasets.corrupt import CORRUPTIONS, SEVERITIES, Corrupt
+from mmone.experiments import corruption_error
+from mmone.experiments.corruption_error import CLEAN
+from mmone.experiments.robustness import EXAMPLE, Results
+from mmone.files import written_whole
+from mmone.lab.document import Block, Heading, Picture, Table, Text, to_markdown
+from mmone.lab.plots import COLOURS, MARKERS, save, style
+
+REPORT = 'report.md'
+CURVES, GALLERY = 'severities', 'corruptions'
+SHOWN = 3  # the severity of the gallery
+NAMES = {'accuracy/top1': 'top-1', 'coco/bbox_mAP': 'AP', 'pascal_voc/mAP': 'AP50', 'mIoU': 'mIoU'}
+IMAGENET_CLASSES = 1000  # AlexNet's errors are of these
+
+
+def summary(results: Results) -> list[list[str]]:
+    """A table of a row a model: what is without corruptions, what is left with them, and on other test sets.
+
+    Of a classifier of ImageNet's 1000 classes with mCE and relative mCE.
+    """
+    of_imagenet = _of_imagenet(results)
+    sets = sorted({name for model in results.cells for name in results.sets(model)})
+    name = NAMES[results.figure]
+    rows = [['model', f'{name} %', 'corrupted %', 'of clean %', *(['mCE %', 'relative mCE %'] if of_imagenet else []),
+             *(f'{other} %' for other in sets)]]
+    for model in results.cells:
+        found = results.percent(model)
+        values = [found.get(CLEAN), corruption_error.mean_under_corruption(found),
+                  corruption_error.relative_to_clean(found)]
+        values += [corruption_error.mce(found), corruption_error.mce(found, relative=True)] if of_imagenet else []
+        rows.append([model, *map(_number, [*values, *map(results.sets(model).get, sets)])])
+    return rows
+
+
+def _of_imagenet(results: Results) -> bool:
+    return results.figure == 'accuracy/top1' and results.classes == IMAGENET_CLASSES
+
+
+def _number(value: float | None) -> str:
+    return '' if value is None else f'{value:.1f}'
+
+
+def write_report(results: Results) -> Path:
+    """Write tables and pictures into the results' folder; returns the tables' file."""
+    figures = {CURVES: curves} | ({GALLERY: gallery} if (results.folder / EXAMPLE).exists() else {})
+    for name, figure in figures.items():
+        with style(), written_whole(results.folder / f'{name}.png') as made:
+            save(figure(results), made)
+    path = results.folder / REPORT
+    with written_whole(path) as made:
+        made.write_text(to_markdown(_blocks(results)), encoding='utf-8')
+    return path
+
+
+def _blocks(results: Results) -> list[Block]:
+    name, of_imagenet = NAMES[results.figure], _of_imagenet(results)
+    blocks: list[Block] = [
+        Heading(1, 'Robustness'),
+        Text(f'{results.images} images, {name} in percent. Corrupted is the mean of all corruptions and severities, of '
+             'clean that in percent of what it is without.'
+             + (' mCE and relative mCE are errors in percent of AlexNet’s on all of ImageNet-C, lower is better.'
+                if of_imagenet else '')),
+        _table(summary(results)), Picture(CURVES, f'{name} against severity, by corruption')]
+    if (results.folder / EXAMPLE).exists():
+        blocks.append(Picture(GALLERY, f'An image under all corruptions, of severity {SHOWN}'))
+    for model in results.cells:
+        found = results.percent(model)
+        rows = [['corruption', *map(str, SEVERITIES), 'mean', *(['CE'] if of_imagenet else [])]]
+        for corruption in CORRUPTIONS:
+            cells = [found.get((corruption, severity)) for severity in SEVERITIES]
+            if any(cell is not None for cell in cells):
+                cells.append(corruption_error.over_severities(found, corruption))
+                cells += [corruption_error.corruption_error(found, corruption)] if of_imagenet else []
+                rows.append([corruption, *map(_number, cells)])
+        if len(rows) > 1:
+            blocks += [Heading(2, model), _table(rows)]
+    return blocks
+
+
+def _table(rows: Sequence[Sequence[str]]) -> Table:
+    head, *body = rows
+    return Table([head[0], *(f'{name}>' for name in head[1:])], body)
+
+
+def curves(results: Results) -> Figure:
+    """The figure against the severity: a panel a corruption, a line a model."""
+    figure = Figure(figsize=(11, 6.5), layout='constrained')
+    panels = figure.subplots(3, 5, sharex=True, sharey=True).flat
+    for axes, corruption in zip(panels, CORRUPTIONS):
+        axes.set_title(corruption.replace('_', ' '))
+        axes.grid(True, color='0.92', linewidth=0.6)
+        for number, model in enumerate(results.cells):
+            _draw(axes, results, model, corruption, number)
+    axes.set_xticks([0, *SEVERITIES])
+    axes.set_ylim(bottom=0)
+    figure.supxlabel('severity (0: without)')
+    figure.supylabel(f'{NAMES[results.figure]} (%)')
+    figure.legend(*axes.get_legend_handles_labels(), loc='outside lower center', ncols=3, frameon=False)
+    return figure
+
+
+def _draw(axes: Axes, results: Results, model: str, corruption: str, number: int) -> None:
+    found = results.percent(model)
+    cells = {0: found.get(CLEAN), **{severity: found.get((corruption, severity)) for severity in SEVERITIES}}
+    points = [(severity, value) for severity, value in cells.items() if value is not None]
+    axes.plot(*zip(*points), label=model, color=COLOURS[number % len(COLOURS)],
+              marker=MARKERS[number % len(MARKERS)], markersize=4, linewidth=1.2)
+
+
+def gallery(results: Results) -> Figure:
+    """The example image without and with each corruption."""
+    image = np.asarray(Image.open(results.folder / EXAMPLE).convert('RGB'))
+    height, width = image.shape[:2]
+    figure = Figure(figsize=(9, 9 * height / width + 0.8), layout='constrained')
+    for axes, corruption in zip(figure.subplots(4, 4).flat, (None, *CORRUPTIONS)):
+        corrupt = Corrupt(corruption, SHOWN) if corruption else Corrupt(severity=0)
+        axes.imshow(corrupt.transform(dict(img=image[:, :, ::-1]))['img'][:, :, ::-1])
+        axes.set_title((corruption or 'none').replace('_', ' '))
+        axes.axis('off')
+    return figure
