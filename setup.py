@@ -67,7 +67,7 @@ def extras():
         return [line for line in lines if re.match(r'[\w.-]+', line)[0] in names]
 
     mim, optional, export = requirements('mminstall'), requirements('optional'), requirements('export')
-    lab = requirements('lab')
+    lab, robustness = requirements('lab'), requirements('robustness')
     mmengine = named(mim, 'mmengine', 'setuptools')
     return {
         'backbone': mmengine,
@@ -78,7 +78,8 @@ def extras():
         'optional': mmengine + optional,
         'export': export,
         'lab': lab,
-        'all': mmengine + optional + export + lab,
+        'robustness': robustness,
+        'all': mmengine + optional + export + lab + robustness,
         'mim': mim,
         'tests': requirements('tests'),
     }

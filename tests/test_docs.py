@@ -11,7 +11,7 @@ import yaml
 
 from mmone.cli import COMMANDS
 from mmone.cli.parser import Parser
-from mmone.registry import HOOKS, MODELS
+from mmone.registry import HOOKS, METRICS, MODELS, TRANSFORMS
 from mmone.zoo import list_models
 
 ROOT = Path(__file__).parent.parent
@@ -85,7 +85,7 @@ def test_names(document):
         for name in re.findall(r'(?<![\w./-])mmone(?:\.[A-Za-z]\w*)+', text):
             if name.startswith(FORMER):
                 assert document.stem in ('CHANGELOG', 'migration'), name
-            elif MODELS.get(name) is None and HOOKS.get(name) is None:
+            elif not any(registry.get(name) for registry in (MODELS, HOOKS, TRANSFORMS, METRICS)):
                 resolve(name)
 
 

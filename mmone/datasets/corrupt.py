@@ -65,7 +65,7 @@ class Corrupt(BaseTransform):
             raise InputError(f'image {path} of shape {image.shape} and type {image.dtype} cannot be corrupted: '
                              f'expected (H, W, 3) or (H, W) of uint8, and {SMALLEST} × {SMALLEST} pixels at least')
         rgb = np.ascontiguousarray(np.repeat(image.reshape(*image.shape[:2], 1), 3, 2) if grey else image[:, :, ::-1])
-        seed = zlib.crc32(rgb, zlib.crc32(self.corruption.encode()))
+        seed = zlib.crc32(rgb.data, zlib.crc32(self.corruption.encode()))
         with _drawing_from(seed):
             found = self._corrupt(rgb, self.severity, self.corruption,
                                   **(dict(seed=seed) if self.corruption in _SEEDED else {}))

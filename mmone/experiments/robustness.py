@@ -173,7 +173,7 @@ def evaluate(config: str,
             for severity in severities:
                 Corrupt(corruption, severity)  # raises what is wrong before anything is computed
     results = Results.read(Path(folder))
-    _admit(results, cfg, models)
+    _admit(results, cfg, models, None if corrupted is cfg else corrupted.test_dataloader)
     missing = {name: lacking for name in asked
                if (lacking := [model for model in models if name not in results.cells[model]])}
     set_multi_processing(**(cfg.get('env_cfg') or {}).get('mp_cfg') or {})
@@ -185,15 +185,16 @@ def evaluate(config: str,
             test, loader_cfg = asked[name]
             # Workers, if any, are started anew each time: those of one corruption have nothing for the next.
             loader = Runner.build_dataloader({**loader_cfg, 'persistent_workers': False}, seed=0)
-            situation.add('test_dataloader', loader.dataset)
+            dataset: Any = loader.dataset
+            situation.add('test_dataloader', dataset)
             found = _evaluate(loader, test.test_evaluator, {model: nets[model] for model in lacking})
             results.figure = _figure(found[lacking[0]], results.figure)
             for model, figures in found.items():
                 results.cells[model][name] = figures
             if name == 'clean':
-                results.images, results.classes = len(loader.dataset), len(loader.dataset.metainfo.get('classes') or ())
+                results.images, results.classes = len(dataset), len(dataset.metainfo.get('classes') or ())
                 if corrupted is cfg and corruptions:
-                    _keep(loader.dataset[0]['inputs'], results.folder / EXAMPLE)
+                    _keep(dataset[0]['inputs'], results.folder / EXAMPLE)
             results.save()
             rest = (time.monotonic() - started) / count * (len(missing) - count)
             shown = ', '.join(f'{found[model][results.figure] * FIGURES[results.figure]:.2f}' for model in lacking)
@@ -241,14 +242,17 @@ def _test_set(name: str, cfg: Config) -> Config:
     return other
 
 
-def _admit(results: Results, cfg: Config, models: Sequence[str]) -> None:
-    """Give models a place in the results; raise InputError where these are of something else."""
+def _admit(results: Results, cfg: Config, models: Sequence[str], files: dict | None) -> None:
+    """Give models a place in the results; raise InputError where these are of something else.
+
+    ``files`` is the loader of the corrupted images that are in files, if they are.
+    """
     dataset = copy.deepcopy(cfg.test_dataloader.dataset)
     pipeline = dataset_of(dict(dataset=dataset)).pop('pipeline', None)
-    test_set = _digest(dataset, cfg.test_evaluator)
+    test_set = _digest(dataset, cfg.test_evaluator, files)
     if results.test_set not in ('', test_set):
-        raise InputError(f'{results.folder} has results of another test set or evaluator: give another folder',
-                         parameter='out')
+        raise InputError(f'{results.folder} has results of another test set, or of other corruptions: give another '
+                         'folder', parameter='out')
     results.test_set = test_set
     for model in models:
         if not Path(model).exists() and not is_remote(model):
@@ -275,10 +279,11 @@ def _load(cfg: Config, model: str, trust: bool) -> BaseModel:
 
 def _evaluate(loader: DataLoader, evaluator: Any, nets: dict[str, BaseModel]) -> dict[str, dict[str, float]]:
     """The figures of each model, of the same images."""
+    dataset: Any = loader.dataset
     evaluators = {}
     for model in nets:
         evaluators[model] = Evaluator(copy.deepcopy(evaluator))
-        evaluators[model].dataset_meta = loader.dataset.metainfo
+        evaluators[model].dataset_meta = dataset.metainfo
     with torch.no_grad():
         for batch in loader:
             for model, net in nets.items():
@@ -287,7 +292,7 @@ def _evaluate(loader: DataLoader, evaluator: Any, nets: dict[str, BaseModel]) ->
                     samples = net.test_step(own)
                 evaluators[model].process(samples, own)
     with _silent():
-        return {model: {name: float(value) for name, value in one.evaluate(len(loader.dataset)).items()
+        return {model: {name: float(value) for name, value in one.evaluate(len(dataset)).items()
                         if isinstance(value, (int, float))} for model, one in evaluators.items()}
 
 

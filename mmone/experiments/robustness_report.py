@@ -51,10 +51,13 @@ def _number(value: float | None) -> str:
 
 def write_report(results: Results) -> Path:
     """Write tables and pictures into the results' folder; returns the tables' file."""
-    figures = {CURVES: curves} | ({GALLERY: gallery} if (results.folder / EXAMPLE).exists() else {})
-    for name, figure in figures.items():
-        with style(), written_whole(results.folder / f'{name}.png') as made:
-            save(figure(results), made)
+    with style():
+        if _corruptions(results):
+            with written_whole(results.folder / f'{CURVES}.png') as made:
+                save(curves(results), made)
+        if (results.folder / EXAMPLE).exists():
+            with written_whole(results.folder / f'{GALLERY}.png') as made:
+                gallery(results).savefig(made)
     path = results.folder / REPORT
     with written_whole(path) as made:
         made.write_text(to_markdown(_blocks(results)), encoding='utf-8')
@@ -69,18 +72,19 @@ def _blocks(results: Results) -> list[Block]:
              'clean that in percent of what it is without.'
              + (' mCE and relative mCE are errors in percent of AlexNet’s on all of ImageNet-C, lower is better.'
                 if of_imagenet else '')),
-        _table(summary(results)), Picture(CURVES, f'{name} against severity, by corruption')]
+        _table(summary(results))]
+    if _corruptions(results):
+        blocks.append(Picture(CURVES, f'{name} against severity, by corruption'))
     if (results.folder / EXAMPLE).exists():
         blocks.append(Picture(GALLERY, f'An image under all corruptions, of severity {SHOWN}'))
     for model in results.cells:
         found = results.percent(model)
         rows = [['corruption', *map(str, SEVERITIES), 'mean', *(['CE'] if of_imagenet else [])]]
-        for corruption in CORRUPTIONS:
+        for corruption in _corruptions(results):
             cells = [found.get((corruption, severity)) for severity in SEVERITIES]
-            if any(cell is not None for cell in cells):
-                cells.append(corruption_error.over_severities(found, corruption))
-                cells += [corruption_error.corruption_error(found, corruption)] if of_imagenet else []
-                rows.append([corruption, *map(_number, cells)])
+            cells.append(corruption_error.over_severities(found, corruption))
+            cells += [corruption_error.corruption_error(found, corruption)] if of_imagenet else []
+            rows.append([corruption, *map(_number, cells)])
         if len(rows) > 1:
             blocks += [Heading(2, model), _table(rows)]
     return blocks
@@ -93,19 +97,30 @@ def _table(rows: Sequence[Sequence[str]]) -> Table:
 
 def curves(results: Results) -> Figure:
     """The figure against the severity: a panel a corruption, a line a model."""
-    figure = Figure(figsize=(11, 6.5), layout='constrained')
-    panels = figure.subplots(3, 5, sharex=True, sharey=True).flat
-    for axes, corruption in zip(panels, CORRUPTIONS):
+    there = _corruptions(results)
+    columns = min(5, len(there))
+    rows = -(-len(there) // columns)
+    figure = Figure(figsize=(2.2 * columns + 0.4, 2 * rows + 0.6), layout='constrained')
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
+    for corruption, axes in zip(there, panels):
         axes.set_title(corruption.replace('_', ' '))
         axes.grid(True, color='0.92', linewidth=0.6)
         for number, model in enumerate(results.cells):
             _draw(axes, results, model, corruption, number)
     axes.set_xticks([0, *SEVERITIES])
     axes.set_ylim(bottom=0)
-    figure.supxlabel('severity (0: without)')
-    figure.supylabel(f'{NAMES[results.figure]} (%)')
-    figure.legend(*axes.get_legend_handles_labels(), loc='outside lower center', ncols=3, frameon=False)
+    for unused in panels:
+        unused.axis('off')
+    figure.supxlabel('severity (0: without)', fontsize='medium')
+    figure.supylabel(f'{NAMES[results.figure]} (%)', fontsize='medium')
+    figure.legend(*axes.get_legend_handles_labels(), loc='outside upper center', ncols=columns, frameon=False)
     return figure
+
+
+def _corruptions(results: Results) -> list[str]:
+    """The corruptions of which something was evaluated."""
+    found = {corruption for model in results.cells for corruption, _ in results.percent(model)}
+    return [corruption for corruption in CORRUPTIONS if corruption in found]
 
 
 def _draw(axes: Axes, results: Results, model: str, corruption: str, number: int) -> None:
