@@ -92,3 +92,17 @@ def test_a_model_of_other_classes(tmp_path):
     fill(tmp_path, FOLDERS['imagenet_a'])
     with pytest.raises(InputError, match='the model has 10 classes, the data set some of 989 or more'):
         evaluated(*built('imagenet_a', tmp_path), torch.zeros(200, 10))
+
+
+def test_mmone_test_takes_it(trained, monkeypatch, tmp_path):
+    """The number of the data set's classes need not be the model's then."""
+    from mmone.engine.test import test
+    monkeypatch.chdir(tmp_path)
+    config, weights = trained('mmpretrain', "model['head']['num_classes'] = 8\n")
+    restricted = ("test_evaluator = dict(_delete_=True, type='mmone.RestrictedAccuracy', topk=(1, 5))\n"
+                  "test_dataloader = dict(dataset=dict(metainfo=dict(model_classes=(0, 2, 4, 6, 7))))\n")
+    for name, lines in (('restricted', restricted), ('other', '')):
+        (tmp_path / f'{name}.py').write_text(f'_base_ = {config!r}\n{lines}')
+    assert test('restricted.py', weights, deploy=True)['accuracy/top5'] == 100
+    with pytest.raises(InputError, match='num_classes is 8 but the data set of test_dataloader has 5 classes'):
+        test('other.py', weights, deploy=True)
