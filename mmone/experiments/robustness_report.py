@@ -25,17 +25,19 @@ IMAGENET_CLASSES = 1000  # AlexNet's errors are of these
 def summary(results: Results) -> list[list[str]]:
     """A table of a row a model: what is without corruptions, what is left with them, and on other test sets.
 
-    Of a classifier of ImageNet's 1000 classes with mCE and relative mCE.
+    Of a classifier of ImageNet's 1000 classes with mCE and relative mCE. A model that lacks what another has been
+    evaluated under has no mean: the two could not be compared.
     """
     of_imagenet = _of_imagenet(results)
     sets = sorted({name for model in results.cells for name in results.sets(model)})
     name = NAMES[results.figure]
     rows = [['model', f'{name} %', 'corrupted %', 'of clean %', *(['mCE %', 'relative mCE %'] if of_imagenet else []),
              *(f'{other} %' for other in sets)]]
+    every = {cell for model in results.cells for cell in results.percent(model)}
     for model in results.cells:
         found = results.percent(model)
-        values = [found.get(CLEAN), corruption_error.mean_under_corruption(found),
-                  corruption_error.relative_to_clean(found)]
+        means = [corruption_error.mean_under_corruption(found), corruption_error.relative_to_clean(found)]
+        values = [found.get(CLEAN), *(means if found.keys() == every else (None, None))]
         values += [corruption_error.mce(found), corruption_error.mce(found, relative=True)] if of_imagenet else []
         rows.append([model, *map(_number, [*values, *map(results.sets(model).get, sets)])])
     return rows

@@ -1,6 +1,7 @@
 """``mmone robustness``: models under corruptions, and on other test sets."""
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,8 @@ def test_mce_is_of_imagenet(tmp_path):
     results = Results(tmp_path, 'x', 500, 1000, 'accuracy/top1', {'s0': ''}, {'s0': cells})
     assert summary(results) == [['model', 'top-1 %', 'corrupted %', 'of clean %', 'mCE %', 'relative mCE %'],
                                 ['s0', '70.0', '50.0', '71.4', '64.7', '65.1']]
+    part = replace(results, weights={}, cells={'s0': cells, 's1': {'clean': cells['clean'], 'fog/1': cells['fog/1']}})
+    assert [row[1:4] for row in summary(part)[1:]] == [['70.0', '50.0', '71.4'], ['70.0', '', '']]
     assert '| fog | 50.0 | 50.0 | 50.0 | 50.0 | 50.0 | 50.0 | 61.0 |' in write_report(results).read_text()
     results.save()
     assert json.loads((tmp_path / 'results.json').read_text())['images'] == 500
