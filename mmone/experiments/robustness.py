@@ -238,6 +238,10 @@ def _test_set(name: str, cfg: Config) -> Config:
                          parameter='sets')
     other = load_config(str(path))
     _check_test(other, str(path))
+    folder = dataset_of(other.test_dataloader).get('data_root') or '.'
+    if '://' not in folder and not Path(folder).is_dir():
+        raise InputError(f'test set {name} has no folder {folder}: unpack its archive there, or give a config with '
+                         'another data_root', parameter='sets')
     other.default_scope = cfg.get('default_scope')
     set_collate(other)
     return other

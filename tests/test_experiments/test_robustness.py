@@ -102,6 +102,8 @@ def test_other_test_sets(trained, data):
         evaluate(config, [weights], 'out', ('fog', ), (1, ))
     with pytest.raises(InputError, match='no test set imagenet_b: .*imagenet_a, imagenet_c, .*imagenet_v2'):
         evaluate(config, [weights], 'new', sets=['imagenet_b'])
+    with pytest.raises(InputError, match='test set imagenet_a has no folder data/imagenet-a: unpack its archive there'):
+        evaluate(config, [weights], 'new', sets=['imagenet_a'])
     with pytest.raises(InputError, match='expected accuracy/top1'):
         Path('odd.py').write_text("_base_ = 'plain.py'\ntest_evaluator = dict(_delete_=True, type='ConfusionMatrix')\n")
         evaluate(config, [weights], 'new', (), sets=['odd.py'])
