@@ -46,6 +46,12 @@ def split(cfg: Config) -> tuple[list[dict], list[dict]]:
     return kept[:first], kept[first:]
 
 
+def truth_readers(cfg: Config) -> list[dict]:
+    """The transforms of a config's test pipeline that read what is annotated of an image."""
+    pipeline = dataset_of(cfg.get('test_dataloader')).get('pipeline') or []
+    return [transform for transform in pipeline if _READS_TRUTH.match(type_name(transform))]
+
+
 class ImagePipeline:
     """Reads and prepares images one by one, as a config's test pipeline does, without annotations.
 

@@ -1,7 +1,9 @@
-"""The models by name: what ``model-index.yml`` and the metafiles it imports list."""
+"""The models by name: what ``model-index.yml`` and the metafiles it imports list, ours and the libraries'."""
 import copy
 import difflib
+import re
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +13,8 @@ from mmengine.config import Config
 import mmone
 from mmone.config import load_config
 from mmone.errors import InputError
+from mmone.libraries import TASKS as LIBRARIES
+from mmone.libraries import explain
 
 # What mmengine calls the libraries' tasks in its metafiles.
 TASKS = {'Image Classification': 'classification', 'Object Detection': 'detection',
@@ -66,9 +70,15 @@ def list_models(task: str | None = None) -> list[str]:
 def find_entry(name: str) -> Entry:
     """The model of a name.
 
+    Args:
+        name (str): One of :func:`list_models`, or ``library::name`` of mmpretrain, mmdet or mmseg, where ``name``
+            may be the path of a config too, as in mmengine's ``_base_ = 'mmdet::ssd/….py'``.
+
     Raises:
         InputError: If there is none; names the nearest.
     """
+    if '::' in name:
+        return _find_in_library(*name.split('::', 1))
     entry = entries().get(name)
     if entry is None:
         nearest = difflib.get_close_matches(name, list(entries()), n=3, cutoff=0)
@@ -77,18 +87,42 @@ def find_entry(name: str) -> Entry:
     return entry
 
 
+def _find_in_library(library: str, name: str) -> Entry:
+    """A model of a library's own zoo, which is installed with it."""
+    if library not in LIBRARIES:
+        raise InputError(f'no model {library}::{name}: the libraries are {", ".join(LIBRARIES)}')
+    spec = find_spec(library)
+    if spec is None or spec.origin is None:
+        raise InputError(explain(ModuleNotFoundError(name=library), library) or f'{library} is not installed')
+    folder, known = Path(spec.origin).parent / '.mim', []
+    index = yaml.safe_load((folder / 'model-index.yml').read_text(encoding='utf-8'))
+    for metafile in index['Import']:
+        text = (folder / metafile).read_text(encoding='utf-8')
+        known += re.findall(r'^ *-? *Name: *(\S+)', text, re.MULTILINE)
+        for model in yaml.safe_load(text)['Models'] if name in text else ():  # reading all takes seconds
+            config = model.get('Config', '')
+            if config and name in (model['Name'], config.removeprefix('configs/')):
+                return Entry(f'{library}::{name}', folder / config, model.get('Metadata', {}), model.get('Results', []),
+                             model.get('Weights'))
+    path = folder / 'configs' / name
+    if path.suffix == '.py' and path.is_file():
+        return Entry(f'{library}::{name}', path, {}, [], None)
+    nearest = difflib.get_close_matches(name, known, n=3, cutoff=0)
+    raise InputError(f'no model {name!r} in {library}: the nearest are {", ".join(nearest)}')
+
+
 def find_config(model: str | Path | Config) -> tuple[Config, str | None]:
     """The config of a model and the URL of its published weights, if there are any.
 
     Args:
-        model (str | Path | Config): A name of :func:`list_models`, a config file or a config.
+        model (str | Path | Config): A name of :func:`find_entry`, a config file or a config.
 
     Raises:
         InputError: If it is none of these; names the nearest.
     """
     if isinstance(model, Config):
         return copy.deepcopy(model), None
-    if str(model).endswith('.py') or Path(model).is_file():
+    if Path(model).is_file() or str(model).endswith('.py') and '::' not in str(model):
         return load_config(str(model)), None
     entry = find_entry(str(model))
     return load_config(str(entry.config)), entry.weights

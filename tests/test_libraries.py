@@ -78,7 +78,7 @@ def test_every_command_says_how_to_install_what_is_missing(tmp_path):
                      reparameterize=['x.py', 'x.pth', 'y.pth'], flops=['x.py'], browse=['x.py', '--out-dir', 'y'],
                      inspect=['x.py'],
                      config=['x.py'], shapes=['y', '--images', '1'], zoo=[], bench=['x'], demo=[],
-                     robustness=['x.py', 'x.pth'])
+                     ablate=['k', 'x.py'], robustness=['x.py', 'x.pth'], compare=['x', 'y'])
     assert {*arguments, 'info', 'lab'} == set(COMMANDS)  # the lab's actions have a line each
     lines = run(f'''
 import contextlib, io, sys

@@ -37,8 +37,8 @@ SIDEWAYS = {
     ('export', 'datasets'): 'images to compare on where there are no others',
     ('lab', 'apis'): 'a model is loaded as in a notebook',
     ('distillation', 'convert'): 'a teacher is loaded as any model is, and deployed',
-    ('experiments', 'engine'): 'runs of the engine are what experiments are made of',
-    ('experiments', 'lab'): 'documents and pictures are made as the lab makes them',
+    ('experiments', 'engine'): 'what other libraries raise is explained as in a test',
+    ('experiments', 'lab'): 'the lab measures latency, and has the document of reports',
     ('experiments', 'apis'): 'a model is loaded as in a notebook',
     ('export', 'convert'): 'a model with branches is exported in its deployed form',
 }
@@ -81,6 +81,7 @@ INSIDE_FUNCTIONS = {
     ('export.compare', 'mmpretrain'): 'optional: one library a task',
     ('export.compare', 'mmdet'): 'optional: one library a task',
     ('export.compare', 'mmseg'): 'optional: one library a task',
+    ('experiments.comparison.scores', 'pycocotools'): 'optional: it comes with mmdet',
     ('lab.worker', 'mmone.lab.building'): 'a process that measures imports nothing but its runtime',
     ('lab', 'timm'): 'optional: networks to compare with',
     ('lab.peers', 'torchvision'): 'optional: networks to compare with',

@@ -16,7 +16,8 @@ from .boundary import error_boundary
 from .parser import Parser
 
 COMMANDS = ('train', 'test', 'predict', 'export', 'quantize', 'convert', 'reparameterize', 'flops', 'browse',
-            'inspect', 'config', 'shapes', 'new', 'zoo', 'bench', 'demo', 'lab', 'ablate', 'robustness', 'info')
+            'inspect', 'config', 'shapes', 'new', 'zoo', 'bench', 'demo', 'lab', 'ablate', 'robustness', 'compare',
+            'info')
 
 
 def main(argv: Sequence[str] | None = None, command: str | None = None, prog: str | None = None) -> int:

@@ -67,7 +67,7 @@ def config_file(given: str) -> str:
     """The path of a config, given by its path or by its name in the model zoo."""
     if Path(given).is_file():
         return given
-    if os.path.dirname(given) or given.endswith(CONFIG_SUFFIXES):
+    if '::' not in given and (os.path.dirname(given) or given.endswith(CONFIG_SUFFIXES)):
         raise argparse.ArgumentTypeError(f'config {given} does not exist')
     from mmone.errors import InputError
     from mmone.zoo import find_entry

@@ -41,7 +41,7 @@ def _add_folder(parser: Parser) -> None:
 
 
 def _measure(args: Namespace, names: Iterable[str]) -> int:
-    from mmone.lab.report import check_folder
+    from mmone.lab.document import check_folder
     check_folder(args.report)
     return measured(args, names, lambda store, tasks: _write(store, args.report))
 

@@ -119,7 +119,7 @@ def compare(task: str, expected: Sequence[Answer], given: Sequence[Answer], half
 
 
 # A box counts from this score, and is another's counterpart from this IoU.
-_SCORE, _IOU = 0.3, 0.5
+SCORE, _IOU = 0.3, 0.5
 
 
 def agreement(task: str, expected: Sequence[Answer], given: Sequence[Answer], least: float) -> Difference:
@@ -141,7 +141,7 @@ def agreement(task: str, expected: Sequence[Answer], given: Sequence[Answer], le
         counts = [_counterparts(*image) for a, b in pairs
                   for image in zip(a['boxes'], a['labels'], b['boxes'], b['labels'])]
         same, total = 2 * sum(found for found, _ in counts), sum(all_boxes for _, all_boxes in counts)
-        of = f'boxes of a score from {_SCORE} have a counterpart'
+        of = f'boxes of a score from {SCORE} have a counterpart'
     else:
         same = sum(int((a['labels'] == b['labels']).sum()) for a, b in pairs)
         total, of = sum(a['labels'].size for a, _ in pairs), 'pixels are equal'
@@ -152,12 +152,27 @@ def agreement(task: str, expected: Sequence[Answer], given: Sequence[Answer], le
 def _counterparts(boxes: np.ndarray, labels: np.ndarray, others: np.ndarray,
                   other_labels: np.ndarray) -> tuple[int, int]:
     """How many boxes (K, 5) of an answer have a counterpart in another, and how many both have."""
-    counted, other_counted = ((rows[:, 4] >= _SCORE) & (names >= 0) for rows, names in (
+    counted, other_counted = ((rows[:, 4] >= SCORE) & (names >= 0) for rows, names in (
         (boxes, labels), (others, other_labels)))
-    boxes, labels = boxes[counted], labels[counted]
-    others, other_labels = others[other_counted], other_labels[other_counted]
+    found, _ = counterparts(boxes[counted], labels[counted], others[other_counted], other_labels[other_counted])
+    return len(found), int(counted.sum() + other_counted.sum())
+
+
+def counterparts(boxes: np.ndarray, labels: np.ndarray, others: np.ndarray,
+                 other_labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pair as many boxes of two answers as can be, each with one of its class and an IoU from 0.5.
+
+    Args:
+        boxes (np.ndarray): (K, 4) or more columns, the first four ``x1, y1, x2, y2``.
+        labels (np.ndarray): (K,).
+        others (np.ndarray): The other answer's.
+        other_labels (np.ndarray): The same of these.
+
+    Returns:
+        tuple[np.ndarray, np.ndarray]: The indices of the boxes that are paired, and of their counterparts.
+    """
     if not len(boxes) or not len(others):
-        return 0, len(boxes) + len(others)
+        return np.zeros(0, int), np.zeros(0, int)
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])
     high = np.minimum(boxes[:, None, 2:4], others[None, :, 2:4])
     shared = np.prod(np.clip(high - low, 0, None), axis=2)
@@ -165,7 +180,8 @@ def _counterparts(boxes: np.ndarray, labels: np.ndarray, others: np.ndarray,
     iou = shared / np.maximum(areas[:, None] + other_areas[None] - shared, 1e-9)
     iou[labels[:, None] != other_labels[None]] = 0
     rows, columns = linear_sum_assignment((iou >= _IOU) + iou / 2, maximize=True)
-    return int((iou[rows, columns] >= _IOU).sum()), len(boxes) + len(others)
+    paired = iou[rows, columns] >= _IOU
+    return rows[paired], columns[paired]
 
 
 def _compare_scores(pairs: list[tuple[Answer, Answer]], limits: dict[str, float]) -> Difference:

@@ -10,6 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmone.errors import InputError
+from mmone.files import publish, scratch_folder
+
+MARKDOWN, PAGE = 'report.md', 'report.html'
 # What Markdown, and GitHub's, would take for its own; an address would become a link.
 _MARKDOWN = re.compile(r'[\\`*_\[\]|~$]|^(?:[-+=#]+|\d+[.)])(?=\s|$)')
 _ENTITIES = {'&': '&amp;', '<': '&lt;', '>': '&gt;', '://': '&#58;//', 'www.': 'www&#46;'}
@@ -90,9 +94,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of this name with the suffixes ``.png``, beside the Markdown, and ``.svg``, in the page."""
+    """A picture of this name with the suffixes ``.png``, beside the Markdown, and ``.svg``, in the page.
+
+    A photograph has ``.jpg`` in both.
+    """
     name: str
     text: str
+    photograph: bool = False
 
 
 Block = Heading | Text | Link | Items | Table | Picture
@@ -114,7 +122,7 @@ def _to_markdown(block: Block) -> str:
         case Items():
             return '\n'.join(f'- {show(item)}' for item in block.items)
         case Picture():
-            return f'![{show(block.text)}]({block.name}.png)'
+            return f'![{show(block.text)}]({block.name}.{"jpg" if block.photograph else "png"})'
         case Table():
             rules = ['--:' if number else '---' for _, number in block.columns]
             rows = [[name for name, _ in block.columns], *block.rows]
@@ -149,11 +157,56 @@ def _to_html(block: Block, anchor: str, folder: Path) -> str:
         case Items():
             return f'<ul>{"".join(f"<li>{show(item)}</li>" for item in block.items)}</ul>'
         case Picture():
-            data = base64.b64encode((folder / f'{block.name}.svg').read_bytes()).decode()
-            return f'<p><img alt="{show(block.text)}" src="data:image/svg+xml;base64,{data}"></p>'
+            suffix, kind = ('jpg', 'jpeg') if block.photograph else ('svg', 'svg+xml')
+            data = base64.b64encode((folder / f'{block.name}.{suffix}').read_bytes()).decode()
+            return f'<p><img alt="{show(block.text)}" src="data:image/{kind};base64,{data}"></p>'
         case Table():
             marks = [' class="number"' if number else '' for _, number in block.columns]
             rows = [''.join(f'<td{mark}>{show(cell)}</td>' for mark, cell in zip(marks, row)) for row in block.rows]
             head = ''.join(f'<th{mark}>{show(name)}</th>' for mark, (name, _) in zip(marks, block.columns))
             return (f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>'
                     f'{"".join(f"<tr>{row}</tr>" for row in rows)}</tbody></table></div>')
+
+
+def write(folder: str | Path, make: Callable[[Path], Iterable[Block]]) -> Path:
+    """Write a document to a folder, whole or not at all: Markdown with its pictures, and the page.
+
+    Args:
+        folder (str | Path): Is made, or replaced if this function wrote it.
+        make (Callable): Is given a folder for pictures, and gives the document.
+
+    Returns:
+        Path: The Markdown.
+
+    Raises:
+        InputError: If the folder has files that this function did not write.
+    """
+    folder = Path(folder).absolute()
+    check_folder(folder)
+    with scratch_folder(folder) as scratch:
+        made = scratch / 'report'
+        made.mkdir()
+        blocks = list(make(made))
+        (made / MARKDOWN).write_text(to_markdown(blocks), encoding='utf-8')
+        (made / PAGE).write_text(to_html(blocks, made), encoding='utf-8')
+        for picture in made.glob('*.svg'):
+            picture.unlink()
+        publish(made, folder)
+    return folder / MARKDOWN
+
+
+def check_folder(folder: Path) -> None:
+    """Raise InputError where no report can be written: it would replace what is no report's."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f'cannot write a report to {folder}: it is a file')
+    there = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    written = set()
+    if MARKDOWN in there:
+        text = (folder / MARKDOWN).read_text(encoding='utf-8', errors='replace')
+        written = {MARKDOWN, PAGE, *re.findall(r'\]\(([\w-]+\.(?:png|jpg))\)', text)}
+    foreign = sorted(there - written)
+    if foreign:
+        raise InputError(f'cannot write a report to {folder}: it has {foreign[0]}, which no report wrote; give a new '
+                         'folder')
+    if not folder.parent.is_dir():
+        raise InputError(f'cannot write a report to {folder}: there is no directory {folder.parent}')

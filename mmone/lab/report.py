@@ -9,15 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from mmone.errors import InputError
-from mmone.files import publish, scratch_folder
-from mmone.lab import findings, paper, plots
-from mmone.lab.document import Block, Heading, Items, Link, Picture, Table, Text, plain, to_html, to_markdown
+from mmone.lab import document, findings, paper, plots
+from mmone.lab.document import Block, Heading, Items, Link, Picture, Table, Text, plain
 from mmone.lab.findings import Panel, described, listed, milliseconds, panels, rate, short, signed
 from mmone.lab.statistics import spearman
 from mmone.lab.store import Machine, Measurement, Setting
 
 TITLE = 'Latency report'
-MARKDOWN, PAGE = 'report.md', 'report.html'
 UNSTEADY = ' †'
 WITH_BRANCHES = '-branches'  # how the name of a runtime ends that computes train-time branches
 
@@ -35,37 +33,11 @@ def write_report(measurements: Sequence[Measurement], folder: str | Path) -> Pat
     Raises:
         InputError: If there are no measurements, or the folder has files that no report wrote.
     """
-    folder = Path(folder).absolute()
-    check_folder(folder)
+    document.check_folder(Path(folder).absolute())
     if not measurements:
         raise InputError('there are no measurements to report on')
-    with scratch_folder(folder) as scratch, plots.style():
-        made = scratch / 'report'
-        made.mkdir()
-        blocks = [*_blocks([_harmless(one) for one in measurements], made)]
-        (made / MARKDOWN).write_text(to_markdown(blocks), encoding='utf-8')
-        (made / PAGE).write_text(to_html(blocks, made), encoding='utf-8')
-        for picture in made.glob('*.svg'):
-            picture.unlink()
-        publish(made, folder)
-    return folder / MARKDOWN
-
-
-def check_folder(folder: Path) -> None:
-    """Raise InputError where no report can be written: it would replace what is no report's."""
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f'cannot write a report to {folder}: it is a file')
-    there = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    written = set()
-    if MARKDOWN in there:
-        text = (folder / MARKDOWN).read_text(encoding='utf-8', errors='replace')
-        written = {MARKDOWN, PAGE, *re.findall(r'\]\(([\w-]+\.png)\)', text)}
-    foreign = sorted(there - written)
-    if foreign:
-        raise InputError(f'cannot write a report to {folder}: it has {foreign[0]}, which no report wrote; give a new '
-                         'folder')
-    if not folder.parent.is_dir():
-        raise InputError(f'cannot write a report to {folder}: there is no directory {folder.parent}')
+    with plots.style():
+        return document.write(folder, lambda made: _blocks([_harmless(one) for one in measurements], made))
 
 
 def _harmless(one: Measurement) -> Measurement:

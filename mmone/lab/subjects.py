@@ -31,7 +31,7 @@ def find_subject(name: str) -> Subject:
 
     Args:
         name (str): A peer's (:data:`.peers.PEERS`), a network's of the ablations, one of timm's, or one of the
-            zoo's or a config's path, with weights as ``CONFIG=CHECKPOINT``; or the path of an exported file, which
+            zoos' or a config's path, with weights as ``CONFIG=CHECKPOINT``; or the path of an exported file, which
             is measured whole, with what it does before and after the network. A config's model is measured without
             that: what ``mode='tensor'`` gives.
 
@@ -45,7 +45,7 @@ def find_subject(name: str) -> Subject:
     given, _, checkpoint = name.partition('=')
     if format_of(given) is not None:
         return _exported(given)
-    if given.endswith('.py') or given in entries():
+    if given.endswith('.py') or '::' in given or given in entries():
         return _configured(given, checkpoint or None)
     return _of_timm(name)
 
