@@ -60,25 +60,23 @@ def refused(*argv):
 
 
 @pytest.mark.parametrize('task', TASKS)
-def test_metrics_are_those_of_mmone_test_and_the_report_shows_them(task, two, capsys):
+def test_metrics_are_those_of_mmone_test_and_the_report_shows_them(task, two):
     names = two(task)
-    assert command('compare', *names, '--no-latency', '--pictures', 2) == 0
-    out = capsys.readouterr().out
     found = run(names, latency=False)
-    key, factor = METRIC[task]
-    for row, name in zip(found.rows, names):
-        config, _, weights = name.partition('=')
-        expected = factor * evaluate(config, weights, 'work', deploy=True)[key]
-        assert row.metrics[0] == pytest.approx(expected, abs=0.06)  # as they are rounded
-        assert f'{row.metrics[0]:.1f} [' in out
+    folder = write(found, 'comparison', pictures=2).parent
+    text, page = ((folder / f'report.{kind}').read_text() for kind in ('md', 'html'))
+    for row in found.rows:
         low, high = np.quantile(row.samples[:, 0], [0.025, 0.975])
         assert low <= row.metrics[0] <= high and row.complexity.parameters > 0
+        assert f'{row.metrics[0]:.1f} [{low:.1f}, {high:.1f}]' in page
+    config, _, weights = names[1].partition('=')
+    (key, factor), metric = METRIC[task], found.rows[1].metrics[0]
+    expected = factor * evaluate(config, weights, 'work', deploy=True)[key]
+    assert metric == pytest.approx(expected, abs=0.06)  # as it is rounded
     pair, = found.pairs
+    assert (pair.discordance is None) == (task != 'mmpretrain')
     said = verdict(pair, len(found.test_set))
-    assert said in out and (pair.discordance is None) == (task != 'mmpretrain')
     assert found.disagreements.max() > 0
-    folder = Path('comparison/report')
-    text, page = ((folder / f'report.{kind}').read_text() for kind in ('md', 'html'))
     pictures = re.findall(r'\]\((\S+)\)', text)
     assert pictures == ['disagreement-1.jpg', 'disagreement-2.jpg']
     assert {path.name for path in folder.iterdir()} == {'report.md', 'report.html', *pictures}
@@ -107,6 +105,15 @@ def test_boxes_are_those_that_the_evaluator_counts(config, data):
     ours = Matches.of(test_set, found).weighted(np.ones((1, len(test_set))))[0]
     assert ours == pytest.approx([100 * expected[key] for key in ('bbox_mAP', 'bbox_mAP_50')], abs=0.051)
     assert 5 < ours[0] < 95
+
+
+def test_the_command_tells_in_short_what_the_report_has(two, capsys):
+    assert command('compare', *two('mmpretrain'), '--no-latency', '--pictures', 1) == 0
+    head, first, second, said, where = capsys.readouterr().out.splitlines()[-5:]
+    assert head.split() == ['model', 'top-1', 'parameters', '(M)', 'multiply-adds', '(M)']
+    assert first.split()[:2] == ['A', 'tiny_mmpretrain=w.pth']
+    assert second.split()[:2] == ['B', 'tiny_mmpretrain=other.pth']
+    assert 'A − B' in said and where.startswith('report in ') and Path(where.split()[2]).is_file()
 
 
 def test_predictions_are_kept_and_a_killed_run_goes_on(two, monkeypatch):

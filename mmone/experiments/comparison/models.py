@@ -77,7 +77,7 @@ def find_model(letter: str, name: str) -> Model:
     if not is_remote(weights) and not Path(weights).expanduser().is_file():
         raise InputError(f'checkpoint {weights} does not exist')
     made_from = weights if is_remote(weights) else sha256(Path(weights).expanduser())
-    digest = hashlib.sha256(f'{cfg.pretty_text}\n{made_from}'.encode()).hexdigest()
+    digest = hashlib.sha256(f'{cfg.to_dict()}\n{made_from}'.encode()).hexdigest()  # its text takes seconds to format
     title = Path(given.removesuffix('.py')).name
     if weights != published:
         title += f'={Path(weights).name}'

@@ -35,7 +35,7 @@ def draw(test_set: TestSet, index: int, models: Sequence[Model], found: Sequence
     rows = math.ceil((1 + len(models)) / _COLUMNS)
     columns = math.ceil((1 + len(models)) / rows)
     width = _WIDTH[test_set.task]
-    height = width * image.shape[0] / image.shape[1] + 0.4
+    height = width * image.shape[0] / image.shape[1] + 0.5
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings('ignore', 'Glyph .* missing')  # classes may be called by any letters
         figure = Figure((width * columns, height * rows + 0.35), layout='constrained')

@@ -129,10 +129,12 @@ class Class(NamedTuple):
         none of the points that count.
         """
         drawn, total = weights[:, self.images], weights @ self.true
+        every = np.cumsum(drawn, axis=1, dtype=float)
         found = np.zeros((len(weights), len(self.right)))
         for t, (right, counted) in enumerate(zip(self.right, self.counted)):
             hits = np.cumsum(drawn[:, right], axis=1, dtype=float)
-            precision = _ratio(hits, np.cumsum(drawn * counted, axis=1, dtype=float)[:, right])
+            given = every if counted.all() else np.cumsum(drawn * counted, axis=1, dtype=float)
+            precision = _ratio(hits, given[:, right])
             # From each recall on the highest.
             best = np.maximum.accumulate(np.nan_to_num(precision)[:, ::-1], axis=1)[:, ::-1]
             recall = _ratio(hits, total[:, None])
