@@ -14,8 +14,8 @@ from mmone.compat import check_versions
 check_versions()
 
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmone', locations=['mmone.engine.hooks'])
-METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='mmone', locations=['mmone.engine.metrics'])
+METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='mmone',
+                   locations=['mmone.datasets.restricted_accuracy', 'mmone.engine.metrics'])
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmone',
                   locations=['mmone.models', 'mmone.export.exported', 'mmone.distillation'])
-METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='mmone', locations=['mmone.datasets.restricted_accuracy'])
 TRANSFORMS = Registry('transform', parent=MMENGINE_TRANSFORMS, scope='mmone', locations=['mmone.datasets.corrupt'])
