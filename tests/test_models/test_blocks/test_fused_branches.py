@@ -214,6 +214,9 @@ def test_rounding_is_at_most_twice_that_of_the_branches(block, mean, moved, ways
 @pytest.mark.parametrize('block, mean, ways', covering(list(BLOCKS), [0, 'one channel is 3', 30, 1000], WAYS), ids=str,
                          indirect=['ways'])
 def test_rounding_of_bfloat16_is_at_most_twice_that_of_the_branches(block, mean, moved, ways):
+    if isinstance(mean, str) and torch.backends.cpu.get_cpu_capability() in ('DEFAULT', 'AVX2'):
+        pytest.skip('this processor does not compute in bfloat16: PyTorch adds up otherwise, and more is left of what '
+                    'cancels')
     block = MobileOneBlock(**BLOCKS[block])
     x = torch.randn(8, block.in_channels, 32, 32)
     if isinstance(mean, str):
