@@ -116,7 +116,7 @@ def _pictures(found: Comparison, folder: Path, most: int) -> Iterator[Block]:
     if not worst:
         return
     yield Heading(2, 'Where they disagree most')
-    yield Text(_CAPTIONS[found.test_set.task])
+    yield Text(_CAPTIONS[found.test_set.task] + (' Numbers are means of all pairs.' if len(found.pairs) > 1 else ''))
     models = [row.model for row in found.rows]
     for number, index in enumerate(worst, 1):
         name = f'disagreement-{number}'
