@@ -141,7 +141,8 @@ def _words(test_set: TestSet, value: float) -> str:
 
 def _method(found: Comparison) -> Iterator[str]:
     yield (f'Intervals: {RESAMPLES:,} bootstrap samples of the images, the same for all models. They tell how far the '
-           'figure depends on which images the test set has, and nothing of other trainings.')
+           'figure depends on which images the test set has, and nothing of other trainings; of images that are alike, '
+           'such as frames of a video, they are too narrow.')
     if found.test_set.task == 'classification':
         yield ('Pairs: McNemar’s exact test of the images on which one of two models alone is right; the interval is '
                'that of the difference on the same bootstrap samples.')
