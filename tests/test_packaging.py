@@ -140,7 +140,8 @@ def test_metadata(wheel):
         'mmcv-lite': {'mmcv-lite'},
         'mim': mmengine | {'mmcv'},
         'optional': mmengine | {'mmpretrain', 'mmdet', 'mmsegmentation', 'ftfy', 'regex', 'safetensors'},
-        'all': {*extras['optional'], *extras['export'], *extras['lab']},
+        'robustness': {'imagecorruptions-imaug'},
+        'all': {*extras['optional'], *extras['export'], *extras['lab'], *extras['robustness']},
     }
     assert {'onnx', 'onnxruntime', 'openvino', 'ncnn', 'pnnx', 'ai-edge-litert', 'coremltools',
             'torchvision'} == set(extras['export'])
