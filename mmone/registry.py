@@ -15,7 +15,7 @@ check_versions()
 
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmone', locations=['mmone.engine.hooks'])
 METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='mmone',
-                   locations=['mmone.datasets.restricted_accuracy', 'mmone.engine.metrics'])
+                   locations=['mmone.engine.metrics.cross_entropy', 'mmone.engine.metrics.restricted_accuracy'])
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmone',
                   locations=['mmone.models', 'mmone.export.exported', 'mmone.distillation'])
 TRANSFORMS = Registry('transform', parent=MMENGINE_TRANSFORMS, scope='mmone', locations=['mmone.datasets.corrupt'])

@@ -28,12 +28,17 @@ def load_whole(model: nn.Module, weights: str, trust: bool) -> dict:
         raise InputError(error.message, parameter='weights') from None
     state_dict = named_for(model, state_dict_of(checkpoint))
     check_fit(model, state_dict, weights, whole=True)
+    load_strictly(model, state_dict, weights, 'model')
+    return checkpoint
+
+
+def load_strictly(model: nn.Module, state_dict: dict[str, Tensor], source: str, owner: str) -> None:
+    """Load weights, or raise InputError in one line: what does not fit of ``source``, and whose it should be."""
     try:
         model.load_state_dict(state_dict)
     except RuntimeError as error:
         reason = '; '.join(line.strip() for line in str(error).split('\n')[1:3])
-        raise InputError(f'checkpoint {weights} does not fit the model: {reason}') from None
-    return checkpoint
+        raise InputError(f'checkpoint {source} does not fit the {owner}: {reason}') from None
 
 
 def named_for(model: nn.Module, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:

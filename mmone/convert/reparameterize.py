@@ -16,7 +16,7 @@ from mmone.errors import InputError
 from mmone.files import check_output
 from mmone.version import __version__
 
-from .fit import check_backbone, named_for
+from .fit import check_backbone, load_strictly, named_for
 
 # Height and width of the probe: odd, and large enough for every stage to have several positions.
 PROBE_SIZE = (97, 129)
@@ -167,11 +167,7 @@ def deployed_checkpoint(model: nn.Module, checkpoint: dict, source: str,
     """
     state_dict = named_for(model, state_dict_of(checkpoint))
     check_backbone(model, state_dict, source, whole=True)
-    try:
-        model.load_state_dict(state_dict)
-    except RuntimeError as error:
-        reason = '; '.join(line.strip() for line in str(error).split('\n')[1:3])
-        raise InputError(f'checkpoint {source} does not fit the config: {reason}') from None
+    load_strictly(model, state_dict, source, 'config')
     kinds = {type(module).__name__ for module in deployables(model)}
     deployed, report = deployed_copy(model, tolerance)
     if report is None:

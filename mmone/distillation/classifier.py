@@ -5,10 +5,10 @@ from mmpretrain.models import ImageClassifier
 from torch import Tensor
 
 from .losses import soft_label_loss, soft_labels
-from .teachers import Teachers, check_weight
+from .student import Student, checked
 
 
-class DistilledClassifier(ImageClassifier):
+class DistilledClassifier(Student, ImageClassifier):
     """mmpretrain's ImageClassifier, trained by the soft labels of one or several teachers.
 
     Parameters, checkpoints, predictions and deployed forms are an ImageClassifier's, so what is trained is evaluated
@@ -31,19 +31,9 @@ class DistilledClassifier(ImageClassifier):
 
     def __init__(self, *args, teachers: Sequence[dict], temperature: float = 1., soft_weight: float = 1.,
                  hard_weight: float = 0., **kwargs):
-        super().__init__(*args, **kwargs)
-        self.teachers = Teachers(teachers, 'mmpretrain')
-        self.temperature = check_weight('temperature', temperature, zero=False)
-        self.soft_weight = check_weight('soft_weight', soft_weight)
-        self.hard_weight = check_weight('hard_weight', hard_weight)
-
-    def init_weights(self) -> None:
-        super().init_weights()
-        self.teachers.load(self)  # as training begins, and then only
-
-    def _apply(self, fn, *args, **kwargs):
-        self.teachers.apply(fn)
-        return super()._apply(fn, *args, **kwargs)
+        super().__init__(*args, teachers=teachers, scope='mmpretrain', temperature=temperature,
+                         soft_weight=soft_weight, **kwargs)
+        self.hard_weight = checked('hard_weight', hard_weight)
 
     def loss(self, inputs: Tensor, data_samples: list) -> dict[str, Tensor]:
         """``loss_distill`` and, weighted, the head's losses, of (N, 3, H, W) images."""

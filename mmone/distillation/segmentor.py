@@ -5,10 +5,10 @@ from mmseg.models import EncoderDecoder
 from torch import Tensor
 
 from .losses import channel_wise_loss
-from .teachers import Teachers, check_weight
+from .student import Student
 
 
-class DistilledSegmentor(EncoderDecoder):
+class DistilledSegmentor(Student, EncoderDecoder):
     """mmseg's EncoderDecoder, trained by its labels and by where its teachers see each class.
 
     Channel-wise distillation of the logits (https://arxiv.org/abs/2011.13256): ``decode.loss_distill`` beside the
@@ -26,18 +26,8 @@ class DistilledSegmentor(EncoderDecoder):
     """
 
     def __init__(self, *args, teachers: Sequence[dict], temperature: float = 4., soft_weight: float = 3., **kwargs):
-        super().__init__(*args, **kwargs)
-        self.teachers = Teachers(teachers, 'mmseg')
-        self.temperature = check_weight('temperature', temperature, zero=False)
-        self.soft_weight = check_weight('soft_weight', soft_weight)
-
-    def init_weights(self) -> None:
-        super().init_weights()
-        self.teachers.load(self)  # as training begins, and then only
-
-    def _apply(self, fn, *args, **kwargs):
-        self.teachers.apply(fn)
-        return super()._apply(fn, *args, **kwargs)
+        super().__init__(*args, teachers=teachers, scope='mmseg', temperature=temperature, soft_weight=soft_weight,
+                         **kwargs)
 
     def loss(self, inputs: Tensor, data_samples: list) -> dict[str, Tensor]:
         """The losses of the heads and ``decode.loss_distill``, of (N, 3, H, W) images."""

@@ -140,14 +140,3 @@ def _normalization(model: BaseModel) -> tuple[Tensor, Tensor, bool]:
         mean, std = (255 * torch.tensor(timm[key], dtype=torch.float32).view(3, 1, 1) for key in ('mean', 'std'))
         return mean, std, True
     return (*normalization(model.data_preprocessor, 3), takes_rgb(model.data_preprocessor))
-
-
-def check_weight(name: str, value: float, zero: bool = True) -> float:
-    """A number that must be positive, or 0 too.
-
-    Raises:
-        InputError: If it is not.
-    """
-    if not isinstance(value, (int, float)) or not (value >= 0 if zero else value > 0) or value == float('inf'):
-        raise InputError(f'{name} must be a {"number from 0 on" if zero else "positive number"}, got {value!r}')
-    return float(value)

@@ -1,4 +1,4 @@
-"""Metrics that the libraries have not."""
+"""The loss of a validation."""
 from collections.abc import Sequence
 
 import torch
