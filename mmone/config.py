@@ -127,6 +127,13 @@ def type_name(node: dict) -> str:
     return kind.rpartition('.')[2] if isinstance(kind, str) else getattr(kind, '__name__', '')
 
 
+def several(given: Any) -> list:
+    """What a config has one of or a list of, as evaluators and schedules: as a list, of nothing an empty one."""
+    if not given:
+        return []
+    return list(given) if isinstance(given, (list, tuple)) else [given]
+
+
 def set_deploy(model: dict, kinds: Collection[str] = ('MobileOne', )) -> int:
     """Set ``deploy=True`` in every part of a model's config that is of one of ``kinds``.
 

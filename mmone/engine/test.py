@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
-from mmone.config import dataset_of, set_deploy, type_name
+from mmone.config import dataset_of, set_deploy, several, type_name
 from mmone.engine.launch import build_runner, check_checkpoint, prepare, running
 from mmone.errors import InputError
 from mmone.export.exported import TASKS
@@ -108,9 +108,7 @@ def _write_predictions(cfg: Config, out: str) -> None:
     """Add the evaluator that writes the predictions: mmdet has one of its own."""
     Path(out).absolute().parent.mkdir(parents=True, exist_ok=True)
     dump = 'mmdet.DumpDetResults' if cfg.get('default_scope') == 'mmdet' else 'DumpResults'
-    metrics = cfg.test_evaluator
-    cfg.test_evaluator = [*(metrics if isinstance(metrics, list) else [metrics]),
-                          dict(type=dump, out_file_path=out)]
+    cfg.test_evaluator = [*several(cfg.test_evaluator), dict(type=dump, out_file_path=out)]
 
 
 def _draw_predictions(cfg: Config, show_dir: str, tta: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config, ConfigDict
 
-from mmone.config import dataset_of, type_name
+from mmone.config import dataset_of, several, type_name
 from mmone.errors import InputError
 from mmone.models.backbones.archs import STAGES, check_arch
 
@@ -56,8 +56,7 @@ def _without(key: str, matches: Callable[[ConfigDict], bool]) -> Callable[[Confi
     """Leave entries out of one of the config's lists."""
 
     def change(cfg: Config) -> bool:
-        given = cfg.get(key) or []
-        given = given if isinstance(given, list) else [given]
+        given = several(cfg.get(key))
         cfg[key] = [entry for entry in given if not matches(entry)]
         return len(cfg[key]) < len(given)
 
@@ -155,16 +154,14 @@ def row_configs(ablation: Ablation, cfg: Config) -> dict[Row, Config]:
             'default_hooks.checkpoint': dict(type='CheckpointHook', interval=1, max_keep_ckpts=2, save_best=None),
             'default_hooks.logger': dict(type='LoggerHook', ignore_last=False),
             'log_processor.custom_cfg': [dict(data_src='loss', method_name='mean', window_size='epoch')]})
-        given = changed.val_evaluator
-        changed.val_evaluator = [*(given if isinstance(given, list) else [given]), dict(type='mmone.CrossEntropy')]
+        changed.val_evaluator = [*several(changed.val_evaluator), dict(type='mmone.CrossEntropy')]
         found[row] = changed
     return found
 
 
 def _check(cfg: Config) -> None:
     backbone = (cfg.get('model') or {}).get('backbone') or {}
-    evaluators = cfg.get('val_evaluator') or []
-    evaluators = evaluators if isinstance(evaluators, list) else [evaluators]
+    evaluators = several(cfg.get('val_evaluator'))
     if type_name(backbone) != 'MobileOne' or not any(_is('Accuracy', one) for one in evaluators):
         raise InputError(f'config {cfg.filename} has no classifier with a MobileOne whose Accuracy is validated: '
                          'ablations compare top-1')

@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import DATASETS
 
-from mmone.config import dataset_of, default_scope, type_name
+from mmone.config import dataset_of, default_scope, several, type_name
 from mmone.engine.explain import Situation, translated
 from mmone.errors import InputError
 from mmone.libraries import TASKS
@@ -66,8 +66,7 @@ class TestSet:
 
     def _ignored(self) -> int:
         """What the config's evaluator leaves out, as mmseg's does by default."""
-        evaluator = self.cfg.get('test_evaluator') or {}
-        metrics = evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]
+        metrics = several(self.cfg.get('test_evaluator'))
         return next((metric.get('ignore_index', 255) for metric in metrics if type_name(metric) == 'IoUMetric'), 255)
 
     def __len__(self) -> int:
