@@ -86,13 +86,15 @@ def _enable_auto_scale_lr(cfg: Config) -> None:
 
 def _choose_checkpoint(cfg: Config, resume: str | None, trust: bool) -> Notes:
     """Set what to start or go on from; returns what to log about the choice."""
+    own = cfg.get('load_from')
     if resume:
         cfg.resume = True
         cfg.load_from = None if resume == 'auto' else resume
     notes: Notes = []
     if cfg.get('resume') and not cfg.get('load_from'):
-        cfg.load_from, notes = newest_whole_checkpoint(cfg.work_dir)
-        cfg.resume = cfg.load_from is not None
+        newest, notes = newest_whole_checkpoint(cfg.work_dir)
+        cfg.resume = newest is not None
+        cfg.load_from = newest or own  # a first run starts from the weights that the config names
     if cfg.get('load_from'):
         check_checkpoint(cfg.load_from, trust, cfg.get('resume', False))
     return notes

@@ -10,6 +10,7 @@ from mmone import InputError
 from mmone.convert import reparameterize_checkpoint
 from mmone.convert.rename import convert
 from mmone.engine.resume import newest_whole_checkpoint
+from tests.kit import command
 
 FAST = ['train_dataloader.num_workers=0', 'val_dataloader.num_workers=0', 'train_cfg.val_interval=9']
 
@@ -31,6 +32,18 @@ def test_the_latest_that_is_whole(run):
     (run / 'epoch_11.pth').write_bytes((run / 'epoch_10.pth').read_bytes()[:-50])
     found, notes = newest_whole_checkpoint(run)
     assert found == f'{run}/epoch_10.pth' and 'epoch_11.pth is truncated' in notes[0][1]
+
+
+def test_a_first_run_starts_from_the_weights_that_its_config_names(trained, capfd, tmp_path, monkeypatch):
+    """The same line, with --resume, is for the first run and for all after it."""
+    monkeypatch.chdir(tmp_path)
+    path, weights = trained('mmpretrain')
+    options = ['--work-dir', 'run', '--resume', '--cfg-options', *FAST, f'load_from={weights}']
+    assert command('train', path, *options, 'train_cfg.max_epochs=1') == 0
+    first = capfd.readouterr().out
+    assert f'Load checkpoint from {weights}' in first and 'resumed epoch' not in first
+    assert command('train', path, *options, 'train_cfg.max_epochs=2') == 0
+    assert 'resumed epoch: 1' in capfd.readouterr().out
 
 
 def test_a_folder_elsewhere_and_other_names(run, tmp_path_factory):
