@@ -22,7 +22,7 @@ WIDTH = 100  # of the config's lines
 # root of their number.
 TRIED = dict(classification=(3000, 2800), detection=(205, 1500), segmentation=(367, 900))
 EPOCHS = (20, 100)
-EPOCHS_WITH_WEIGHTS = (10, 40)  # a third of the iterations
+EPOCHS_WITH_WEIGHTS = (20, 40)  # a third of the iterations
 MAX_BATCH = dict(classification=64, detection=16, segmentation=8)
 EMA_MEMORIES = 15  # how many times the average forgets in a training: 1 / momentum iterations each
 EMA_RANGE = (0.0005, 0.2)
