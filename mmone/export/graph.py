@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from mmcv.cnn import fuse_conv_bn
 from mmengine.model import BaseDataPreprocessor, BaseModel
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmone.compat import takes_rgb
 from mmone.errors import InputError
@@ -68,8 +69,11 @@ class Graph(nn.Module):
             conv.weight.data /= std.flip(0) if self.reverse else std
         self._set_buffer('mean', mean if normalizes else None)
         self._set_buffer('scale', 1 / std if normalizes and not folds else None)
-        # Norms of necks and heads: some converters leave them as they are.
-        self.network = fuse_conv_bn(self.network)
+        # Norms of necks and heads: some converters leave them as they are. One that does more in its forward, as
+        # timm's BatchNormAct2d with its activation, would lose that.
+        forwards = {type(module).forward for module in self.network.modules() if isinstance(module, _BatchNorm)}
+        if forwards <= {_BatchNorm.forward, nn.SyncBatchNorm.forward}:
+            self.network = fuse_conv_bn(self.network)
         self.half_network = half
         if half:
             self.network.half()

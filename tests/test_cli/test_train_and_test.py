@@ -11,6 +11,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
+from mmone.config import build_model, load_config
 from tests.kit import ROOT, TASKS, command, environment, free_port, losses, run_command
 
 # A hook that kills its own process at a given moment, as a power cut would.
@@ -172,6 +173,19 @@ def trained(config, tmp_path):
         return str(path), str(tmp_path / 'model.pth')
 
     return make
+
+
+def test_weights_alone_of_another_backbone(config, tmp_path, capsys):
+    """mmpretrain's EMAHook, which our configs have, looks for the key ``state_dict``."""
+    other = tmp_path / 'other.py'
+    other.write_text(f"_base_ = {str(config('mmpretrain'))!r}\n"
+                     "model = dict(backbone=dict(_delete_=True, type='MobileNetV2', widen_factor=0.1), "
+                     'head=dict(in_channels=1280))\n'
+                     "custom_hooks = [dict(type='mmpretrain.EMAHook')]\n")
+    model = build_model(load_config(str(other)))
+    torch.save(model.state_dict(), tmp_path / 'weights.pth')
+    command('test', other, tmp_path / 'weights.pth')
+    assert 'accuracy/top1: ' in capsys.readouterr().out
 
 
 METRIC = dict(mmpretrain='accuracy/top1', mmdet='coco/bbox_mAP', mmseg='mIoU')

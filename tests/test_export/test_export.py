@@ -74,6 +74,15 @@ def test_a_network_that_takes_bgr_and_has_another_backbone(build, tmp_path):
         assert_same(model, Runtime(path), photographs((64, 64), 2))
 
 
+def test_norms_with_an_activation_keep_it(build, tmp_path):
+    """timm's, which are a class that is derived from BatchNorm."""
+    cfg = small(NAMES['classification'])
+    cfg.model.backbone = dict(type='TIMMBackbone', model_name='efficientnet_lite0')
+    cfg.model.head.in_channels = 1280
+    report = export_model(build(cfg), tmp_path / 'model.onnx', shape=(32, 32))
+    assert report.operators['Clip'] == 33 and report.difference.within
+
+
 @pytest.mark.parametrize('suffix', ['.onnx', '.pt'])
 def test_another_head_with_anchors(build, tmp_path, suffix):
     """mmdet's RetinaHead: sigmoid scores, five levels, and boxes of one class with those of all."""

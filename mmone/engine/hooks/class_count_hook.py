@@ -58,10 +58,9 @@ class ClassCountHook(Hook):
         source = runner.cfg.get('load_from') or 'given'
         if runner.cfg.get('resume'):
             check_resumable(checkpoint, source)
-        given = checkpoint.get('state_dict', checkpoint)
-        named = named_for(model, given)
-        if named is not given:
-            checkpoint['state_dict'] = named
+        # Weights alone are put where mmpretrain's EMAHook looks for them.
+        given = checkpoint['state_dict'] if 'state_dict' in checkpoint else dict(checkpoint)
+        named = checkpoint['state_dict'] = named_for(model, given)
         check_fit(model, state_dict_of(dict(state_dict=named)), source, whole='test' in built_loops(runner))
 
 
