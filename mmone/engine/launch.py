@@ -110,9 +110,15 @@ def _write_whole(hook: CheckpointHook) -> None:
         hook.backend_args = dict(backend='mmone.whole')
 
 
-def _build_dataloader(build: Callable[..., DataLoader], *args, **kwargs) -> DataLoader:
-    """Build a data loader, before it starts workers, with a data set that names its broken files."""
-    loader = build(*args, **kwargs)
+def _build_dataloader(build: Callable[..., DataLoader], dataloader: DataLoader | dict, *args, **kwargs) -> DataLoader:
+    """Build a data loader, before it starts workers, with a data set that names its broken files.
+
+    With ``num_workers=0`` what a config says of its workers has no meaning, which torch raises an error for.
+    """
+    if isinstance(dataloader, dict) and not dataloader.get('num_workers'):
+        dataloader = {key: value for key, value in dataloader.items()
+                      if key not in ('persistent_workers', 'prefetch_factor')}
+    loader = build(dataloader, *args, **kwargs)
     name_broken_files(loader.dataset)
     return loader
 

@@ -176,7 +176,10 @@ def trained(config, tmp_path):
 
 
 def test_weights_alone_of_another_backbone(config, tmp_path, capsys):
-    """mmpretrain's EMAHook, which our configs have, looks for the key ``state_dict``."""
+    """mmpretrain's EMAHook, which our configs have, looks for the key ``state_dict``.
+
+    And without workers, whatever the config says of them.
+    """
     other = tmp_path / 'other.py'
     other.write_text(f"_base_ = {str(config('mmpretrain'))!r}\n"
                      "model = dict(backbone=dict(_delete_=True, type='MobileNetV2', widen_factor=0.1), "
@@ -184,7 +187,8 @@ def test_weights_alone_of_another_backbone(config, tmp_path, capsys):
                      "custom_hooks = [dict(type='mmpretrain.EMAHook')]\n")
     model = build_model(load_config(str(other)))
     torch.save(model.state_dict(), tmp_path / 'weights.pth')
-    command('test', other, tmp_path / 'weights.pth')
+    command('test', other, tmp_path / 'weights.pth', '--cfg-options', 'test_dataloader.num_workers=0',
+            'test_dataloader.persistent_workers=True', 'test_dataloader.prefetch_factor=2')
     assert 'accuracy/top1: ' in capsys.readouterr().out
 
 
