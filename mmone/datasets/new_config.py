@@ -23,6 +23,7 @@ WIDTH = 100  # of the config's lines
 TRIED = dict(classification=(3000, 2800), detection=(205, 1500), segmentation=(367, 900))
 EPOCHS = (20, 100)
 EPOCHS_WITH_WEIGHTS = (20, 40)  # a third of the iterations
+SCRATCH_LR = 0.002  # of a classifier; the schedule's own is for weights that are there
 MAX_BATCH = dict(classification=64, detection=16, segmentation=8)
 EMA_MEMORIES = 15  # how many times the average forgets in a training: 1 / momentum iterations each
 EMA_RANGE = (0.0005, 0.2)
@@ -411,8 +412,8 @@ def config_text(found: Found, plan: Plan, datasets: dict[str, dict[str, Any]], o
         out (Path): Where it will be.
     """
     describe = dict(classification=_classifier, detection=_detector, segmentation=_segmentor)[found.task]
-    model, schedule, sections = describe(found, plan)
-    bases = [f'models/{model}.py', f'datasets/own_{_LABELS[found.task]}.py', f'schedules/{schedule}.py',
+    model, sections = describe(found, plan)
+    bases = [f'models/{model}.py', f'datasets/own_{_LABELS[found.task]}.py', 'schedules/adamw_200e.py',
              f'runtime_{_RUNTIMES[found.task]}.py']
     lines = [
         f'# Made by mmone new: {len(found.samples())} images of {found.root.name}, '
@@ -420,7 +421,7 @@ def config_text(found: Found, plan: Plan, datasets: dict[str, dict[str, Any]], o
         '# The import is for the tools of OpenMMLab, which do not know the names mmone:: without it.',
         "_base_ = __import__('mmone') and [",
         *(f"    'mmone::_base_/{base}'," for base in bases), ']', '',
-        *_data_section(found, plan, datasets, out), '', *sections, '', *_schedule_section(plan, schedule)]
+        *_data_section(found, plan, datasets, out), '', *sections, '', *_schedule_section(found, plan)]
     return '\n'.join(lines) + '\n'
 
 
@@ -524,7 +525,7 @@ def _commented(lines: Sequence[str]) -> list[str]:
     return [f'# {line}' for text in lines for line in text.split('\n')]
 
 
-def _classifier(found: Found, plan: Plan) -> tuple[str, str, list[str]]:
+def _classifier(found: Found, plan: Plan) -> tuple[str, list[str]]:
     number, side = len(found.classes), plan.shape[0]
     top = (1, 5) if number >= 10 else 1
     # 32 pixels of input for one at the end are too many for small images.
@@ -539,10 +540,10 @@ def _classifier(found: Found, plan: Plan) -> tuple[str, str, list[str]]:
         weights = dict(_delete_=True, type='CrossEntropyLoss', class_weight=class_weights(found.counts))
         lines += _commented(['Some classes are rare. To give them weight, in place of smooth labels:',
                              f"model['head']['loss'] = {code(weights, 26)}"])
-    return 'classifier', 'adamw_200e' if plan.weights else 'sgd_60e', lines
+    return 'classifier', lines
 
 
-def _detector(found: Found, plan: Plan) -> tuple[str, str, list[str]]:
+def _detector(found: Found, plan: Plan) -> tuple[str, list[str]]:
     anchors = suitable_anchors(_boxes(plan.splits['train'], plan.shape), plan.shape)
     levels = len(anchors.strides)
     generator: dict[str, Any] = dict(min_sizes=anchors.min_sizes, max_sizes=anchors.max_sizes)
@@ -569,10 +570,10 @@ def _detector(found: Found, plan: Plan) -> tuple[str, str, list[str]]:
     if anchors.tiny > 0.1:
         plan.notes.append(f'{anchors.tiny:.0%} of the boxes are smaller than {FEATURES[0] // 2} pixels at '
                           f'{plan.shape[0]}x{plan.shape[1]}: a larger --shape will find more of them')
-    return 'ssdlite', 'adamw_200e', lines
+    return 'ssdlite', lines
 
 
-def _segmentor(found: Found, plan: Plan) -> tuple[str, str, list[str]]:
+def _segmentor(found: Found, plan: Plan) -> tuple[str, list[str]]:
     # For few images a narrow head will do, of which most of the cost is made.
     head: dict[str, Any] = dict(num_classes=len(found.classes))
     if len(plan.splits['train']) < 5000:
@@ -586,20 +587,16 @@ def _segmentor(found: Found, plan: Plan) -> tuple[str, str, list[str]]:
                              f'weights = {code(class_weights(found.counts), 12)}',
                              "for name in ('decode_head', 'auxiliary_head'):",
                              "    model[name]['loss_decode'] = dict(class_weight=weights)"])
-    return 'deeplabv3', 'adamw_200e', lines
+    return 'deeplabv3', lines
 
 
-def _schedule_section(plan: Plan, schedule: str) -> list[str]:
+def _schedule_section(found: Found, plan: Plan) -> list[str]:
     interval = max(1, plan.epochs // 10)
     lines = [f'train_cfg = dict(max_epochs={plan.epochs}, val_interval={interval})']
-    if schedule.startswith('sgd'):
-        warm = max(1, plan.epochs // 12)
-        lines += [f'optim_wrapper = dict(optimizer=dict(lr={0.05 * plan.batch / 64:.3g}))', 'param_scheduler = [',
-                  f'    dict(_base_.param_scheduler[0], end={warm}),',
-                  f'    dict(_base_.param_scheduler[1], begin={warm}, end={plan.epochs})', ']']
-    else:
-        warm = max(1, min(500, plan.iterations // 15))
-        lines.append(f'param_scheduler = [dict(_base_.warmup, end={warm}), dict(_base_.cosine, end={plan.epochs})]')
+    if found.task == 'classification' and not plan.weights:
+        lines.append(f'optim_wrapper = dict(optimizer=dict(lr={SCRATCH_LR}))')
+    warm = max(1, min(500, plan.iterations // 15))
+    lines.append(f'param_scheduler = [dict(_base_.warmup, end={warm}), dict(_base_.cosine, end={plan.epochs})]')
     return [*lines, '', f'# {plan.iterations} iterations: the average of the weights is over about '
             f'{round(1 / plan.momentum)} of them.',
             f'custom_hooks = [dict(_base_.custom_hooks[0], momentum={plan.momentum}), *_base_.custom_hooks[1:]]']
