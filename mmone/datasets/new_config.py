@@ -28,6 +28,7 @@ MAX_BATCH = dict(classification=64, detection=16, segmentation=8)
 EMA_MEMORIES = 15  # how many times the average forgets in a training: 1 / momentum iterations each
 EMA_RANGE = (0.0005, 0.2)
 SHORT_SIDE = 512  # to which larger images are scaled for segmentation
+SMALL_FOR_MASKS = 192  # pixels
 PER_BATCH = 8  # batches in an epoch, at least
 UNEVEN = 3  # times as many of one class as of another: weights are worth a thought
 FEATURES = (16, 32)  # strides of stage3 and stage4, where SSDLite's first two levels are
@@ -578,8 +579,12 @@ def _segmentor(found: Found, plan: Plan) -> tuple[str, list[str]]:
     head: dict[str, Any] = dict(num_classes=len(found.classes))
     if len(plan.splits['train']) < 5000:
         head['channels'] = 128
-    model = dict(data_preprocessor=dict(size=plan.shape), backbone=_backbone(plan),
-                 decode_head={**head, **_variant(plan, 'decode_head')},
+    # Of small images output stride 16 leaves a few pixels, and the usual dilations reach beyond them.
+    small = max(plan.shape) <= SMALL_FOR_MASKS
+    strides: dict[str, Any] = dict(strides=(2, 2, 1, 1), dilations=(1, 1, 2, 4)) if small else {}
+    rates = dict(dilations=(1, 3, 6, 9)) if small else {}
+    model = dict(data_preprocessor=dict(size=plan.shape), backbone=_backbone(plan, **strides),
+                 decode_head={**head, **rates, **_variant(plan, 'decode_head')},
                  auxiliary_head={**head, **_variant(plan, 'auxiliary_head')})
     lines = [*_about_weights(plan), f'model = {code(model, 8)}']
     if _is_uneven(found.counts):
