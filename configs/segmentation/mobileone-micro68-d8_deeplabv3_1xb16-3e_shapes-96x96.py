@@ -14,8 +14,9 @@ model = dict(
             checkpoint='work_dirs/demo/classification/last.pth',
             prefix='backbone.'),
         **variant.backbone,
-        **_base_.output_stride_8.backbone),
-    decode_head=dict(**variant.decode_head, num_classes=6, channels=64, dilations=(1, 3, 6, 9)),
+        **_base_.small_images.backbone),
+    decode_head=dict(
+        **variant.decode_head, **_base_.small_images.decode_head, num_classes=6, channels=64),
     auxiliary_head=dict(**variant.auxiliary_head, num_classes=6, channels=64))
 
 # Some hundred iterations leave no time for a slow average, nor for one of every iteration.

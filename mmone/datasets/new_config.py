@@ -18,7 +18,7 @@ from mmone.files import check_output, publish, scratch_folder, written_whole
 from mmone.models.backbones.archs import check_arch, variant_of
 
 WIDTH = 100  # of the config's lines
-# The number of images, epochs and iterations of a training that was tried: more images have longer ones, by the
+# The numbers of images and of iterations of a training that was tried: more images have longer ones, by the
 # root of their number.
 TRIED = dict(classification=(3000, 2800), detection=(205, 1500), segmentation=(367, 900))
 EPOCHS = (20, 100)
@@ -28,7 +28,7 @@ MAX_BATCH = dict(classification=64, detection=16, segmentation=8)
 EMA_MEMORIES = 15  # how many times the average forgets in a training: 1 / momentum iterations each
 EMA_RANGE = (0.0005, 0.2)
 SHORT_SIDE = 512  # to which larger images are scaled for segmentation
-SMALL_FOR_MASKS = 192  # pixels
+SMALL_FOR_MASKS = 192  # pixels, of which output stride 16 leaves 12
 PER_BATCH = 8  # batches in an epoch, at least
 UNEVEN = 3  # times as many of one class as of another: weights are worth a thought
 FEATURES = (16, 32)  # strides of stage3 and stage4, where SSDLite's first two levels are
@@ -579,12 +579,10 @@ def _segmentor(found: Found, plan: Plan) -> tuple[str, list[str]]:
     head: dict[str, Any] = dict(num_classes=len(found.classes))
     if len(plan.splits['train']) < 5000:
         head['channels'] = 128
-    # Of small images output stride 16 leaves a few pixels, and the usual dilations reach beyond them.
-    small = max(plan.shape) <= SMALL_FOR_MASKS
-    strides: dict[str, Any] = dict(strides=(2, 2, 1, 1), dilations=(1, 1, 2, 4)) if small else {}
-    rates = dict(dilations=(1, 3, 6, 9)) if small else {}
-    model = dict(data_preprocessor=dict(size=plan.shape), backbone=_backbone(plan, **strides),
-                 decode_head={**head, **rates, **_variant(plan, 'decode_head')},
+    small = {part: {'**size': Code(f'_base_.small_images.{part}')} if max(plan.shape) <= SMALL_FOR_MASKS else {}
+             for part in ('backbone', 'decode_head')}
+    model = dict(data_preprocessor=dict(size=plan.shape), backbone=_backbone(plan, **small['backbone']),
+                 decode_head={**head, **small['decode_head'], **_variant(plan, 'decode_head')},
                  auxiliary_head={**head, **_variant(plan, 'auxiliary_head')})
     lines = [*_about_weights(plan), f'model = {code(model, 8)}']
     if _is_uneven(found.counts):
@@ -611,15 +609,15 @@ def code(value: Any, used: int = 0, width: int = WIDTH) -> str:
     """A value as a config writes it, in lines that are not too long.
 
     Args:
-        value (Any): Dicts with names as keys, lists, tuples, what has a repr, and :class:`Code`. A key ``'**'`` is
-            for a dict that is spread.
+        value (Any): Dicts with names as keys, lists, tuples, what has a repr, and :class:`Code`. A key that
+            begins with ``**`` is for a dict that is spread.
         used (int): Columns of the first line that are taken. Defaults to 0.
         width (int): Of the lines. Defaults to :data:`WIDTH`.
     """
     if isinstance(value, Code):
         return str(value)
     if isinstance(value, dict):
-        keys = ['**' if key == '**' else f'{key}=' for key in value]
+        keys = ['**' if key.startswith('**') else f'{key}=' for key in value]
         items = [key + code(one, len(key) + 1, width - 4) for key, one in zip(keys, value.values())]
         begin, end = 'dict(', ')'
     elif isinstance(value, (list, tuple)):

@@ -16,6 +16,9 @@ output_stride_16 = dict(
 output_stride_8 = dict(
     backbone=dict(strides=(2, 2, 1, 1), dilations=(1, 1, 2, 4)),
     decode_head=dict(dilations=(1, 12, 24, 36)))
+# The usual dilations reach beyond the maps of images of less than 200 pixels.
+small_images = dict(
+    backbone=output_stride_8['backbone'], decode_head=dict(dilations=(1, 3, 6, 9)))
 
 # To start from a classifier, give its checkpoint as load_from; or the backbone alone, with
 # model.backbone.init_cfg=dict(type='Pretrained', checkpoint=…, prefix='backbone.').
