@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
@@ -63,7 +64,12 @@ pytestmark = pytest.mark.slow
 def build_env(tmp_path_factory):
     folder = tmp_path_factory.mktemp('blocker')
     (folder / 'sitecustomize.py').write_text(BLOCKER)
-    env = {**os.environ, 'PYTHONPATH': str(folder), 'PYTHONDONTWRITEBYTECODE': '1', 'PIP_NO_INDEX': '1'}
+    # Not optimized, which takes GCC a second in place of twenty.
+    compiler = folder / 'compiler'
+    compiler.write_text(f'#!/bin/sh\nexec {os.environ.get("CC") or sysconfig.get_config_var("CC")} "$@" -O0\n')
+    compiler.chmod(0o755)
+    env = {**os.environ, 'PYTHONPATH': str(folder), 'PYTHONDONTWRITEBYTECODE': '1', 'PIP_NO_INDEX': '1',
+           'CC': str(compiler)}
     blocked = subprocess.run([sys.executable, '-c', 'import torch'], env=env, capture_output=True, text=True)
     assert 'torch is blocked' in blocked.stderr
     return env

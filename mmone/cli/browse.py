@@ -1,4 +1,5 @@
 """Draw samples of a config's data set with their labels, as the pipeline leaves them."""
+import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -60,7 +61,9 @@ def draw_samples(cfg, out_dir: str, phase: str = 'train', number: int = 16,
         raise InputError(f'the config has no {key}')
     Path(out_dir).mkdir(parents=True, exist_ok=True)
     situation = Situation(cfg, (key, ))
-    with default_scope(cfg), translated(situation):
+    with default_scope(cfg), translated(situation), warnings.catch_warnings():
+        # What ends at an image's edge, as all that a crop has cut does, is outside for mmengine's visualizer.
+        warnings.filterwarnings('ignore', 'Warning: The (bbox|polygon) is out of bounds')
         dataset = DATASETS.build(cfg[key].dataset)
         situation.add(key, dataset)
         visualizer = VISUALIZERS.build(dict(cfg.visualizer, name='browse', vis_backends=None))

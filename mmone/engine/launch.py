@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import mmengine.config.config
 import torch.distributed
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -74,11 +75,33 @@ def running(cfg: Config, loaders: tuple[str, ...], trust: bool) -> Iterator[Situ
                 _join_processes_on_cpu(cfg)
             elif get_device() == 'cuda':
                 _check_gpu_of_process()
-        with default_scope(cfg), reading_safely(trust), translated(situation):
+        with default_scope(cfg), reading_safely(trust), _formatting_once(), translated(situation):
             yield situation
     finally:
         if torch.distributed.is_initialized() and not joined:
             torch.distributed.destroy_process_group()
+
+
+@contextmanager
+def _formatting_once() -> Iterator[None]:
+    """A run has its config written at four places, and mmengine formats it for each: half a second for a long one."""
+    module = mmengine.config.config
+    if not hasattr(module, 'FormatCode'):
+        yield
+        return
+    format_code, formatted = module.FormatCode, dict[tuple[str, str], Any]()
+
+    def once(text: str, **style: Any) -> Any:
+        key = text, repr(style)
+        if key not in formatted:
+            formatted[key] = format_code(text, **style)
+        return formatted[key]
+
+    module.FormatCode = once
+    try:
+        yield
+    finally:
+        module.FormatCode = format_code
 
 
 def build_runner(cfg: Config) -> Runner:
