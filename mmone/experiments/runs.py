@@ -22,7 +22,7 @@ from mmone.engine.train import train
 from mmone.errors import InputError
 from mmone.files import written_whole
 
-TOP1, VALIDATION_LOSS = 'accuracy/top1', 'loss/cross_entropy'
+TOP1, VALIDATION_LOSS = 'accuracy/top1', 'validation/cross_entropy'
 POLL = 2.0  # seconds between two looks at a log
 RAISED = 'mmone.errors.InputError: '  # how the last line of a traceback begins
 

@@ -13,6 +13,7 @@ from mmengine.config import Config
 from PIL import Image
 
 from mmone import InputError
+from mmone.apis import get_model, predict
 from mmone.config import build_model, dataset_of, load_config, type_name
 from mmone.experiments import runs
 from mmone.experiments.ablate import ablate
@@ -127,9 +128,9 @@ def test_cross_entropy_by_hand():
     metric = METRICS.build(dict(type='mmone.CrossEntropy'))
     metric.process(None, [dict(pred_score=torch.tensor([0.5, 0.5]), gt_label=torch.tensor([1])),
                           dict(pred_score=torch.tensor([1.0, 0.0]), gt_label=torch.tensor([0]))])
-    assert metric.evaluate(2) == {'loss/cross_entropy': pytest.approx(0.5 * 0.6931472)}
+    assert metric.evaluate(2) == {'validation/cross_entropy': pytest.approx(0.5 * 0.6931472)}
     metric.process(None, [dict(pred_score=torch.tensor([1.0, 0.0]), gt_label=torch.tensor([1]))])
-    assert 80 < metric.evaluate(1)['loss/cross_entropy'] < 100
+    assert 80 < metric.evaluate(1)['validation/cross_entropy'] < 100
 
 
 def log(run, start, *entries):
@@ -139,7 +140,7 @@ def log(run, start, *entries):
 
 
 def validated(epoch, top1, loss=1.0):
-    return {'accuracy/top1': top1, 'loss/cross_entropy': loss, 'step': epoch}
+    return {'accuracy/top1': top1, 'validation/cross_entropy': loss, 'step': epoch}
 
 
 def trained(epoch, loss):
@@ -235,16 +236,27 @@ def test_a_real_one(config, monkeypatch, tmp_path):
     monkeypatch.setenv('PYTHONPATH', environment()['PYTHONPATH'])
     row = Row('acnet', lambda cfg: cfg.model.backbone.update(branches='acnet') is None)
     monkeypatch.setitem(ABLATIONS, 'one', Ablation('One row', [row]))
-    cfg = load_config(str(config('mmpretrain')), ['train_cfg.max_epochs=1'])
+    options = ['train_cfg.max_epochs=2', 'train_cfg.val_interval=1', 'log_processor.window_size=10',
+               'optim_wrapper.optimizer.lr=0.1']
+    cfg = load_config(str(config('mmpretrain')), options)
     folder = tmp_path / 'out/acnet/seed3'
     folder.mkdir(parents=True)
-    (folder / 'epoch_1.pth').write_bytes(b'of a run that was never validated')
+    (folder / 'epoch_2.pth').write_bytes(b'of a run that was never validated')
     heard = []
     table = ablate('one', cfg, [3], tmp_path / 'out', lambda run, epochs, total: heard.append((epochs, total)))
-    history = Run(tmp_path / 'out/acnet/seed3.py', 1).history()[1]
-    assert history.top1 == 20 and history.val_loss > 0 and history.train_loss > 0
-    assert heard[0] == (0, 1) and heard[-1] == (1, 1) and '| acnet | 20.00 |' in table.read_text()
-    assert 'branch_chains' in str(torch.load(folder / 'epoch_1.pth', weights_only=False)['state_dict'].keys())
+    run = Run(tmp_path / 'out/acnet/seed3.py', 2)
+    history = run.history()
+    assert heard[0] == (0, 2) and heard[-1] == (2, 2) and f'| acnet | {history[2].top1:.2f} |' in table.read_text()
+    assert history[2].train_loss > 0 and abs(history[1].val_loss - history[2].val_loss) > 0.001
+    assert 'branch_chains' in str(torch.load(folder / 'epoch_2.pth', weights_only=False)['state_dict'].keys())
+
+    # Losses are of an epoch's weights, not means over epochs.
+    for epoch in (1, 2):
+        model = get_model(str(run.config), str(folder / f'epoch_{epoch}.pth'), 'cpu', deploy=False)
+        images = sorted(Path(cfg.val_dataloader.dataset.data_root, 'val').glob('*/*.jpg'))
+        scores = [prediction.sample.pred_score[model.dataset_meta['classes'].index(image.parent.name)]
+                  for prediction, image in zip(predict(model, images), images)]
+        assert history[epoch].val_loss == pytest.approx(-torch.stack(scores).log().mean().item(), abs=1e-5)
 
 
 def test_a_run_ends_with_who_asked_for_it(tmp_path):

@@ -9,17 +9,17 @@ from mmone.registry import METRICS
 
 @METRICS.register_module()
 class CrossEntropy(BaseMetric):
-    """Mean cross-entropy of a classifier's scores, as ``loss/cross_entropy``.
+    """Mean cross-entropy of a classifier's scores, as ``validation/cross_entropy``.
 
     The loss on data that it is not trained on, of one label an image and without smoothing; mmpretrain computes losses
     in training alone.
 
     Args:
         collect_device (str): ``'cpu'`` or ``'gpu'``. Defaults to ``'cpu'``.
-        prefix (str, optional): In place of ``'loss'``.
+        prefix (str, optional): In place of ``'validation'``.
     """
 
-    default_prefix = 'loss'
+    default_prefix = 'validation'  # of whatever has "loss" in its name mmengine logs the mean over several validations
 
     def process(self, data_batch: object, data_samples: Sequence[dict]) -> None:
         for sample in data_samples:
