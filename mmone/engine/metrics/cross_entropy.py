@@ -19,7 +19,8 @@ class CrossEntropy(BaseMetric):
         prefix (str, optional): In place of ``'validation'``.
     """
 
-    default_prefix = 'validation'  # of whatever has "loss" in its name mmengine logs the mean over several validations
+    # Not "loss": mmengine logs the mean over up to ten validations of whatever has that in its name.
+    default_prefix = 'validation'
 
     def process(self, data_batch: object, data_samples: Sequence[dict]) -> None:
         for sample in data_samples:
