@@ -1,7 +1,9 @@
 """Nothing happens to others: to a process that imports mmone, to its other models, to its random numbers."""
+import gc
 import os
 import random
 import warnings
+import weakref
 from collections import OrderedDict
 from contextlib import contextmanager
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
+from mmengine.model import is_model_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner.checkpoint import CheckpointLoader, load_checkpoint
 
@@ -23,10 +26,10 @@ from mmone.convert import deployed_copy, expand, reparameterize_checkpoint, swit
 from mmone.convert.calibrate import expand_for, training_images, training_loader
 from mmone.convert.rename import convert
 from mmone.datasets.shapes import make_dataset
-from mmone.engine.launch import prepare, running
+from mmone.engine.launch import build_runner, prepare, running
 from mmone.models import MobileOne
 from tests.conftest import TINY, not_the_fork
-from tests.kit import ROOT, TASKS
+from tests.kit import ROOT, TASKS, free_port
 
 get_safe_globals = getattr(torch.serialization, 'get_safe_globals', list)
 torch26 = pytest.mark.skipif(
@@ -135,6 +138,27 @@ def test_a_run_leaves_the_callers_process_group(files):
     with running(cfg, ('train_dataloader', ), trust=False):
         torch.distributed.init_process_group('gloo', store=torch.distributed.HashStore(), rank=0, world_size=1)
     assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize('deployed', [False, True])
+def test_nothing_holds_a_process_group_that_a_run_ends(files, monkeypatch, deployed):
+    place = dict(RANK=0, WORLD_SIZE=1, LOCAL_RANK=0, MASTER_ADDR='localhost', MASTER_PORT=free_port())
+    for name, value in place.items():
+        monkeypatch.setenv(name, str(value))
+    path, _ = files('mmpretrain')
+    cfg = prepare(path, 'run', ['train_cfg.max_epochs=1'], launcher='pytorch')
+    gc.disable()
+    try:
+        with running(cfg, ('train_dataloader', 'val_dataloader'), trust=False) as situation:
+            runner = situation.runner = build_runner(cfg)
+            wrapper = weakref.ref(runner.model)
+            assert is_model_wrapper(wrapper())
+            runner.train()
+            if deployed:
+                runner.test()
+    finally:
+        gc.enable()
+    assert wrapper() is None and not is_model_wrapper(runner.model)
 
 
 class Code:

@@ -1,5 +1,6 @@
 """What comes before and after a run: its config, its processes, its runner."""
 import datetime
+import gc
 import logging
 import os
 import subprocess
@@ -16,6 +17,7 @@ from mmengine.device import get_device
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
@@ -79,7 +81,7 @@ def running(cfg: Config, loaders: tuple[str, ...], trust: bool) -> Iterator[Situ
             yield situation
     finally:
         if torch.distributed.is_initialized() and not joined:
-            torch.distributed.destroy_process_group()
+            _leave_processes(situation.runner)
 
 
 @contextmanager
@@ -185,6 +187,18 @@ def _join_processes_on_cpu(cfg: Config) -> None:
         type='MMDistributedDataParallel', broadcast_buffers=False,
         find_unused_parameters=cfg.get('find_unused_parameters', False))
     cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
+
+
+def _leave_processes(runner: Runner | None) -> None:
+    """End the process group, after all that holds it.
+
+    DistributedDataParallel as the last to let go of it would wait for gloo's threads while holding the GIL, which
+    they may need to free a tensor: the process would hang for ever.
+    """
+    if runner is not None and is_model_wrapper(runner.model):
+        runner.model = runner.model.module
+    gc.collect()  # it is in a cycle
+    torch.distributed.destroy_process_group()
 
 
 def _place_of_process(launcher: str) -> None:
