@@ -142,7 +142,7 @@ def test_a_run_leaves_the_callers_process_group(files):
 
 @pytest.mark.parametrize('deployed', [False, True])
 def test_nothing_holds_a_process_group_that_a_run_ends(files, monkeypatch, deployed):
-    place = dict(RANK=0, WORLD_SIZE=1, LOCAL_RANK=0, MASTER_ADDR='localhost', MASTER_PORT=free_port())
+    place = dict(RANK=0, WORLD_SIZE=1, LOCAL_RANK=0, MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port())
     for name, value in place.items():
         monkeypatch.setenv(name, str(value))
     path, _ = files('mmpretrain')
