@@ -23,7 +23,7 @@ from mmone.devices import computing_on, find_device
 from mmone.errors import InputError
 from mmone.export.exported import ExportedModel
 from mmone.export.heads import is_multi_label
-from mmone.models import MobileOne
+from mmone.models import MobileOne, memory_format
 from mmone.pipeline import ImageError, ImagePipeline, picture
 from mmone.runtime import is_exported
 from mmone.zoo import find_config
@@ -149,6 +149,9 @@ def get_model(model: str | Path | Config,
         raise InputError(f'no weights are published for {model}: give a checkpoint', parameter='weights')
     cfg = get_config(cfg, deploy)
     net = build_model(cfg)
+    wrong = memory_format.obstacle(net)
+    if wrong:
+        raise InputError(wrong)
     checkpoint = load_whole(net, str(weights), trust)
     net.cfg, net.dataset_meta = cfg, _dataset_meta(cfg, meta_of(checkpoint))
     set_mmpretrain_attributes(net, cfg, net.dataset_meta)

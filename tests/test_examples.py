@@ -13,6 +13,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, DefaultScope
 from torch import Tensor
 
+from mmone.apis import get_model
 from mmone.config import build_model, default_scope, walk
 from mmone.convert.reparameterize import deployed_copy
 from mmone.datasets.inspection import inspect
@@ -20,6 +21,7 @@ from mmone.errors import InputError
 from mmone.export.heads import check_supported
 from mmone.models.backbones.archs import ARCHS
 from tests.conftest import not_the_fork
+from tests.kit import command
 
 ROOT = Path(__file__).resolve().parents[1]
 # The maintained fork's mmengine finds no configs by mmseg::.
@@ -74,10 +76,13 @@ def tensors(tree):
 
 
 def outputs(model, inputs, samples):
-    """What the model computes before boxes are chosen: of two stages the first, as mmcv's NMS takes float32 alone."""
+    """What the model computes before boxes are chosen: the second of two stages of given ones, as mmcv's NMS takes
+    float32 alone."""
     if hasattr(model, 'rpn_head'):
         features = model.extract_feat(inputs)
-        return tensors([features, model.rpn_head(features)])
+        rois = inputs.new_tensor([[0, 8, 16, 90, 70], [1, 40, 4, 120, 130]])
+        masks = [model.roi_head._mask_forward(features, rois)] if model.roi_head.with_mask else []
+        return tensors([features, model.rpn_head(features), model.roi_head._bbox_forward(features, rois), masks])
     return tensors(model(inputs, samples, mode='tensor'))
 
 
@@ -104,9 +109,30 @@ def test_learns_and_deploys(name, data):
     inputs = given['inputs'].double()
     with torch.no_grad(), default_scope(cfg):
         ours, theirs = (outputs(one, inputs, given['data_samples']) for one in (deployed, model))
-    assert len(ours) == len(theirs) > 0
-    for one, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+        assert model.backbone.channels_last
+        model.backbone.channels_last = False  # which some operators need: mmone.models.memory_format
+        contiguous = outputs(model, inputs, given['data_samples'])
+    assert len(ours) == len(theirs) == len(contiguous) > 0
+    for one, *others in zip(ours, theirs, contiguous, strict=True):
+        for other in others:
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+def test_what_takes_maps_for_what_they_are_not_is_told_before_it_is_used(data, tmp_path, capsys):
+    cfg = on_data(next(name.values[0] for name in EXAMPLES if name.values[0].startswith('faster-rcnn')), data)
+    cfg.model.backbone.arch = 'micro68'  # which a file can hold
+    cfg.model.roi_head.bbox_roi_extractor.roi_layer.use_torchvision = False
+    cfg.train_dataloader.batch_size = 2
+    line = (r"model\.roi_head\.bbox_roi_extractor\.roi_layers\.0, mmcv's RoIAlign, takes maps in the channels_last "
+            r"memory format .* use_torchvision=True in its roi_layer's config, or channels_last=False in the backbone's")
+    assert [one for one in inspect(cfg, whole=True).errors if re.match(line, one.text)]
+    cfg.dump(tmp_path / 'config.py')
+    torch.save(dict(state_dict=build_model(cfg).state_dict()), tmp_path / 'weights.pth')
+    with pytest.raises(InputError, match=line):
+        get_model(str(tmp_path / 'config.py'), str(tmp_path / 'weights.pth'), 'cpu')
+    with pytest.raises(SystemExit, match='2'):
+        command('train', tmp_path / 'config.py', '--work-dir', tmp_path / 'run')
+    assert re.search(rf'^mmone train: error: {line}$', capsys.readouterr().err, re.MULTILINE)
 
 
 @pytest.mark.parametrize('name', EXAMPLES)

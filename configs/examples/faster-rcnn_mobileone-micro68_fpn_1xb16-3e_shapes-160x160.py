@@ -1,12 +1,14 @@
 # Faster R-CNN on all four stages: mmdet's, with a narrower FPN and heads, and fewer proposals.
 _base_ = ['../_base_/examples/detection.py', 'mmdet::_base_/models/faster-rcnn_r50_fpn.py']
 
+# mmcv's own takes maps in the channels_last memory format for what they are not (open-mmlab/mmcv#2203).
+roi_layer = dict(use_torchvision=True)
 model = dict(
     backbone=dict(_delete_=True, out_indices=(0, 1, 2, 3), **_base_.backbone),
     neck=dict(in_channels=_base_.outputs, out_channels=64),
     rpn_head=dict(in_channels=64, feat_channels=64, anchor_generator=dict(scales=[4])),
     roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=64),
+        bbox_roi_extractor=dict(out_channels=64, roi_layer=roi_layer),
         bbox_head=dict(num_classes=5, in_channels=64, fc_out_channels=256)),
     train_cfg=dict(
         rpn_proposal=dict(nms_pre=200, max_per_img=100),

@@ -31,6 +31,7 @@ from mmone.engine.hooks import ClassCountHook
 from mmone.engine.resume import check_resumable
 from mmone.errors import InputError
 from mmone.files import written_whole
+from mmone.models import memory_format
 
 
 def prepare(config: str, work_dir: str | None, options: Sequence[str], launcher: str) -> Config:
@@ -108,6 +109,9 @@ def _formatting_once() -> Iterator[None]:
 
 def build_runner(cfg: Config) -> Runner:
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    wrong = memory_format.obstacle(runner.model.module if is_model_wrapper(runner.model) else runner.model)
+    if wrong:
+        raise InputError(wrong)
     runner.register_hook(ClassCountHook(), 'VERY_HIGH')
     runner.build_dataloader = partial(_build_dataloader, runner.build_dataloader)
     for hook in runner.hooks:

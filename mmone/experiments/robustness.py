@@ -181,7 +181,8 @@ def evaluate(config: str,
     with running(cfg, ('test_dataloader', ), trust) as situation:
         nets = {model: _load(cfg, model, trust) for model in models if any(model in some for some in missing.values())}
         done, started = len(asked) - len(missing), time.monotonic()
-        listen(Progress(done, len(asked), f'{len(nets)} models are loaded', 0.0))
+        text = f'models loaded: {len(nets)}' if nets else 'everything was evaluated before'
+        listen(Progress(done, len(asked), text, 0.0))
         for count, (name, lacking) in enumerate(missing.items(), 1):
             test, loader_cfg = asked[name]
             # Workers, if any, are started anew each time: those of one corruption have nothing for the next.

@@ -67,6 +67,8 @@ def test_goes_on_and_takes_more_models(trained, monkeypatch):
     seen = []
     evaluate(config, [weights], **options, listen=seen.append)
     assert [(progress.done, progress.total) for progress in seen] == [(2, 3), (3, 3)]
+    evaluate(config, [weights], **options, listen=seen.append)
+    assert [progress.text for progress in seen[::2]] == ['models loaded: 1', 'everything was evaluated before']
 
     shutil.copy(weights, 'more.pth')
     nets = []

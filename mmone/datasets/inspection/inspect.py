@@ -22,8 +22,8 @@ CHECKS: tuple[Callable[[Subject], Iterator[Finding]], ...] = (
     classes.check_top_k, images.check_files, images.check_channels, boxes.check_numbers, images.check_sizes,
     boxes.check_dropped, boxes.check_evaluated, masks.check_files, masks.check_sizes, masks.check_values,
     masks.check_ignored, masks.check_ignored_everywhere, classes.check_checkpoint, classes.check_occurrence,
-    settings.check_batches, settings.check_space, boxes.check_anchors, images.check_duplicates, settings.check_average,
-    settings.check_form)
+    settings.check_memory_format, settings.check_batches, settings.check_space, boxes.check_anchors,
+    images.check_duplicates, settings.check_average, settings.check_form)
 
 
 @dataclass

@@ -3,6 +3,7 @@ import shutil
 from collections.abc import Iterator
 
 from mmone.config import type_name, walk
+from mmone.models import memory_format
 
 from .findings import Finding, count, error, warning
 from .subject import Subject
@@ -81,6 +82,13 @@ def check_form(subject: Subject) -> Iterator[Finding]:
                 and not any(one.get('checkpoint') for one in walk(cfg.model)):
             yield warning('model.backbone.deploy=True is trained from scratch: what makes MobileOne train well are the '
                           'branches, which this form has not; set deploy=False, or start from weights by load_from')
+
+
+def check_memory_format(subject: Subject) -> Iterator[Finding]:
+    """Operators that take maps for what they are not; of a training, the model itself is looked at when it is built."""
+    wrong = memory_format.obstacle(subject.model) if subject.whole else None
+    if wrong:
+        yield error(wrong)
 
 
 def check_space(subject: Subject) -> Iterator[Finding]:
