@@ -18,6 +18,6 @@ def obstacle(model: nn.Module) -> str | None:
                     and not getattr(module, 'use_torchvision', False):
                 remedy = "use_torchvision=True in its roi_layer's config, or " if kind.__name__ == 'RoIAlign' else ''
                 return (f"model.{name}, mmcv's {kind.__name__}, takes maps in the channels_last memory format for "
-                        f'contiguous ones, so what it computes is wrong: set {remedy}channels_last=False in the '
-                        "backbone's")
+                        f'contiguous ones, so what it computes is wrong: set {remedy}channels_last=False of the '
+                        'backbone')
     return None
