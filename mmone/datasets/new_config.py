@@ -25,7 +25,7 @@ EPOCHS = (20, 100)
 EPOCHS_WITH_WEIGHTS = (20, 40)  # a third of the iterations
 SCRATCH_LR = 0.002  # of a classifier; the schedule's own is for weights that are there
 MAX_BATCH = dict(classification=64, detection=16, segmentation=8)
-EMA_MEMORIES = 15  # how many times the average forgets in a training: 1 / momentum iterations each
+EMA_MEMORIES = 50  # how many times the average forgets in a training: 1 / momentum iterations each
 EMA_RANGE = (0.0005, 0.2)
 SHORT_SIDE = 512  # to which larger images are scaled for segmentation
 SMALL_FOR_MASKS = 192  # pixels, of which output stride 16 leaves 12
