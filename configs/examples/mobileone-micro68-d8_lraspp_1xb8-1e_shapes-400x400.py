@@ -1,10 +1,11 @@
 # LR-ASPP at output stride 8 on the stem, stage1 and stage3.
 _base_ = ['../_base_/examples/segmentation.py', 'mmseg::_base_/models/lraspp_m-v3-d8.py']
 
-# mmseg's head averages windows of 49x49 of the last map: at output stride 8 images of at least 392x392.
-crop_size = (400, 400)
+# mmseg's head averages windows of 49x49 of the last map: at output stride 8 images of at least 392x392. The shapes are
+# padded to that: enlarged, they would be three times as large as what the classifier knows.
+size = (400, 400)
 model = dict(
-    data_preprocessor=dict(size=crop_size),
+    data_preprocessor=dict(size=size, test_cfg=dict(size=size)),
     backbone=dict(
         _delete_=True, out_indices=('stem', 0, 2), strides=(2, 2, 1, 1), dilations=(1, 1, 2, 2), **_base_.backbone),
     # mmseg's norms are SyncBN, which does not train on a CPU.
@@ -15,17 +16,9 @@ model = dict(
         num_classes=6,
         norm_cfg=dict(type='BN')))
 
-train_pipeline = [
-    dict(type='Resize', scale=crop_size) if transform.type == 'RandomCrop' else transform
-    for transform in _base_.train_pipeline
-]
-test_pipeline = [
-    _base_.test_pipeline[0],
-    dict(type='Resize', scale=crop_size),
-    *_base_.test_pipeline[1:]
-]
+train_pipeline = [transform for transform in _base_.train_pipeline if transform.type != 'RandomCrop']
 train_dataloader = dict(batch_size=8, dataset=dict(pipeline=train_pipeline))
-val_dataloader = dict(batch_size=10, dataset=dict(pipeline=test_pipeline))
+val_dataloader = dict(batch_size=10)
 test_dataloader = val_dataloader
 
 train_cfg = dict(max_epochs=1, val_interval=1)
