@@ -432,14 +432,14 @@ def _process(rank, folder, device):
     torch.set_num_threads(1)
     backend, device = ('gloo', 'cpu') if device == 'cpu' else ('nccl', f'cuda:{rank}')
     dist.init_process_group(backend, init_method=f'file://{folder}/store', rank=rank, world_size=len(IMAGES))
-    _train(rank, folder, device)
+    _in_process(rank, folder, device)
     _no_values_and_one_value(rank, device)
     # Nothing holds the group by now: if DistributedDataParallel were the last to let go of it, it would wait for gloo's
     # threads while it holds the GIL, which they may need to free a tensor.
     dist.destroy_process_group()
 
 
-def _train(rank, folder, device):
+def _in_process(rank, folder, device):
     x, factors = (torch.load(f'{folder}/{name}.pth').to(device) for name in ('x', 'factors'))
     found = []
     for images, mode, options in SYNCHRONIZED:
