@@ -149,9 +149,7 @@ def get_model(model: str | Path | Config,
         raise InputError(f'no weights are published for {model}: give a checkpoint', parameter='weights')
     cfg = get_config(cfg, deploy)
     net = build_model(cfg)
-    wrong = memory_format.obstacle(net)
-    if wrong:
-        raise InputError(wrong)
+    memory_format.check(net)
     checkpoint = load_whole(net, str(weights), trust)
     net.cfg, net.dataset_meta = cfg, _dataset_meta(cfg, meta_of(checkpoint))
     set_mmpretrain_attributes(net, cfg, net.dataset_meta)

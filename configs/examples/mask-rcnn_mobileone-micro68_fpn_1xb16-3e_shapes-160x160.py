@@ -1,7 +1,7 @@
 # Mask R-CNN on all four stages: mmdet's, with a narrower FPN and heads, and fewer proposals.
 _base_ = ['../_base_/examples/detection.py', 'mmdet::_base_/models/mask-rcnn_r50_fpn.py']
 
-# mmcv's own takes maps in the channels_last memory format for what they are not (open-mmlab/mmcv#2203).
+# mmcv's own reads channels_last maps as contiguous ones (open-mmlab/mmcv#2203).
 roi_layer = dict(use_torchvision=True)
 model = dict(
     backbone=dict(_delete_=True, out_indices=(0, 1, 2, 3), **_base_.backbone),

@@ -109,9 +109,7 @@ def _formatting_once() -> Iterator[None]:
 
 def build_runner(cfg: Config) -> Runner:
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    wrong = memory_format.obstacle(runner.model.module if is_model_wrapper(runner.model) else runner.model)
-    if wrong:
-        raise InputError(wrong)
+    memory_format.check(runner.model.module if is_model_wrapper(runner.model) else runner.model)
     runner.register_hook(ClassCountHook(), 'VERY_HIGH')
     runner.build_dataloader = partial(_build_dataloader, runner.build_dataloader)
     for hook in runner.hooks:
@@ -201,7 +199,7 @@ def _leave_processes(runner: Runner | None) -> None:
     """
     if runner is not None and is_model_wrapper(runner.model):
         runner.model = runner.model.module
-    gc.collect()  # it is in a cycle
+    gc.collect()  # the wrapper is part of a reference cycle
     torch.distributed.destroy_process_group()
 
 

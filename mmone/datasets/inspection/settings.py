@@ -3,6 +3,7 @@ import shutil
 from collections.abc import Iterator
 
 from mmone.config import type_name, walk
+from mmone.errors import InputError
 from mmone.models import memory_format
 
 from .findings import Finding, count, error, warning
@@ -85,10 +86,12 @@ def check_form(subject: Subject) -> Iterator[Finding]:
 
 
 def check_memory_format(subject: Subject) -> Iterator[Finding]:
-    """Operators that take maps for what they are not; of a training, the model itself is looked at when it is built."""
-    wrong = memory_format.obstacle(subject.model) if subject.whole else None
-    if wrong:
-        yield error(wrong)
+    """Operators that misread the backbone's maps. A training checks the model that it builds itself."""
+    if subject.whole:
+        try:
+            memory_format.check(subject.model)
+        except InputError as wrong:
+            yield error(wrong.message)
 
 
 def check_space(subject: Subject) -> Iterator[Finding]:

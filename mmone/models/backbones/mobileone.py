@@ -71,8 +71,8 @@ class MobileOne(BaseModule):
         with_cp (bool): Trade compute for memory: recompute each block in the backward pass.
             Defaults to False.
         channels_last (bool): Compute in the channels_last memory format, from the input on: the
-            same values, on a CPU in about 0.6 of the time. So are the outputs, which some of mmcv's
-            operators take for what they are not (:mod:`mmone.models.memory_format`). Defaults to False.
+            same values, on a CPU in about 0.6 of the time. The outputs are in that format
+            too, which some of mmcv's operators misread (:mod:`mmone.models.memory_format`). Defaults to False.
         init_gamma (float): Initial BatchNorm weight of the convolution branches, next to 1 of the
             skip branch. At 0.1, blocks start near the identity and a short training gets under way
             in a fraction of the time (the idea of https://arxiv.org/abs/1706.02677, section 5.1);
