@@ -123,8 +123,8 @@ def test_an_operator_that_misreads_maps_is_told_before_it_is_used(data, tmp_path
     cfg.model.backbone.arch = 'micro68'  # which a file can hold
     cfg.model.roi_head.bbox_roi_extractor.roi_layer.use_torchvision = False
     cfg.train_dataloader.batch_size = 2
-    line = (r"model\.roi_head\.bbox_roi_extractor\.roi_layers\.0, mmcv's RoIAlign, reads channels_last maps as contiguous "
-            r"ones, .* use_torchvision=True in its roi_layer's config, or channels_last=False of the backbone")
+    line = (r"model\.roi_head\.bbox_roi_extractor\.roi_layers\.0, mmcv's RoIAlign, reads channels_last maps .*: "
+            r"set use_torchvision=True in its roi_layer's config, or channels_last=False of the backbone")
     assert [one for one in inspect(cfg, whole=True).errors if re.match(line, one.text)]
     cfg.dump(tmp_path / 'config.py')
     torch.save(dict(state_dict=build_model(cfg).state_dict()), tmp_path / 'weights.pth')
